@@ -1,0 +1,42 @@
+# Two commands matter: `make demo` and `make test`. Both set up what they need in .venv, once.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint bench wheel train-demo clean
+
+demo: .venv/base  ## explain a real example on the embedded model, without torch
+	$(BIN)/spex explain examples/two-facts.prompt.md
+
+test: .venv/dev lint  ## lint, types and all tests
+	$(BIN)/python -m pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/dev  ## the benchmarks behind docs/benchmarks.md
+	$(BIN)/python tests/benchmarks/startup.py
+
+wheel: .venv/dev
+	$(BIN)/python -m build --wheel
+
+train-demo: .venv/dev  ## train the embedded model anew, into build/demo
+	$(BIN)/python -m spex_engine.backends.demo.train --out build/demo --resume
+
+clean:
+	rm -rf .venv build dist
+
+.venv/base: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Spex needs Python 3.11 or newer; say which: make PYTHON=python3.12 demo" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv (once) ..."
+	$(INSTALL) -e .
+	touch $@
+
+.venv/dev: .venv/base
+	@echo "Installing torch, transformers and the test tools into .venv (once) ..."
+	$(INSTALL) -e '.[dev]'
+	touch $@

@@ -1,0 +1,87 @@
+"""A finished explanation over its text: what stands where, also after an edit.
+
+Picks the interactions worth showing and finds segments under the cursor. Plain values in, plain
+values out; it must not know LSP types or the worker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from server.planning import Plan
+from server.segments import Segment
+from server.text import Span
+from spex_engine.wire import ExplainResult, SegmentInteraction
+
+SHARE = 0.1  # of the strongest effect or interaction: weaker ones are not worth a mark
+SURE = 2.0  # standard errors that an interaction must be away from zero
+LEAST = 1e-3  # in the value's unit: below it lies rounding
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The result and the plan whose segments it speaks of."""
+
+    plan: Plan
+    result: ExplainResult
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        return self.plan.segmentation.segments
+
+    @cached_property
+    def notable(self) -> tuple[SegmentInteraction, ...]:
+        """The interactions to show, strongest first."""
+        found = self.result.interactions
+        least = max(LEAST, SHARE * abs(found[0].value)) if found else LEAST
+        return tuple(
+            i for i in found if abs(i.value) >= least and abs(i.value) > SURE * (i.stderr or 0.0)
+        )
+
+    def partners(self, index: int) -> tuple[SegmentInteraction, ...]:
+        """The notable interactions that segment ``index`` takes part in, strongest first."""
+        return tuple(i for i in self.notable if index in i.segments)
+
+    def places(self, text: str) -> dict[int, Span]:
+        """Where each segment stands in ``text``, an edit of the text that was explained.
+
+        Segments before and after the edited stretch move with it; those in it are left out.
+        """
+        old = self.plan.document.text
+        if text == old:
+            return {s.index: (s.start, s.end) for s in self.segments}
+        before = _common(old, text)
+        room = min(len(old), len(text)) - before
+        after = _common(old[::-1][:room], text[::-1][:room])
+        shift = len(text) - len(old)
+        places = {}
+        for s in self.segments:
+            if s.end <= before:
+                places[s.index] = (s.start, s.end)
+            elif s.start >= len(old) - after:
+                places[s.index] = (s.start + shift, s.end + shift)
+        return places
+
+
+def _common(first: str, second: str) -> int:
+    """Length of the longest common prefix, by bisection: comparing slices is fast."""
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def quote(text: str, limit: int = 60) -> str:
+    """A segment's text on one line, cut to ``limit`` characters, in quotation marks."""
+    line = " ".join(text.split())
+    return f"“{line}”" if len(line) <= limit else f"“{line[: limit - 1].rstrip()}…”"
+
+
+def plus_minus(value: float, stderr: float | None) -> str:
+    """A signed value with its standard error, ``+1.85 ± 0.02``; without one where none is known."""
+    return f"{value:+.2f}" if stderr is None else f"{value:+.2f} ± {stderr:.2f}"

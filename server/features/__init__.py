@@ -1,0 +1,1 @@
+"""One module per LSP feature: each takes a snapshot and returns LSP types."""

@@ -1,0 +1,130 @@
+"""Diagnostics: the strongest interactions, and what is wrong with the file itself.
+
+One diagnostic per interaction, on its strongest member, with the others as related information
+and, for clients that drop that, in the message too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from lsprotocol import types
+
+from server.explained import Explained, plus_minus, quote
+from server.prompts import PromptDocument
+from server.text import Encoding, Span, Text
+from spex_engine.wire import SegmentInteraction
+
+SOURCE = "spex"
+MAX_SHOWN = 12
+SEVERITIES = {
+    "error": types.DiagnosticSeverity.Error,
+    "warning": types.DiagnosticSeverity.Warning,
+}
+TOGETHER = {
+    "synergy": "work together",
+    "redundancy": "say the same",
+    "conflict": "work against each other",
+}
+
+
+def lsp_range(text: Text, span: Span, encoding: Encoding) -> types.Range:
+    start, end = (text.position_at(offset, encoding) for offset in span)
+    return types.Range(types.Position(*start), types.Position(*end))
+
+
+def problem_diagnostics(
+    document: PromptDocument, text: Text, encoding: Encoding
+) -> list[types.Diagnostic]:
+    """What the file's author should mend."""
+    return [
+        types.Diagnostic(
+            range=lsp_range(text, (problem.start, problem.end), encoding),
+            message=problem.message,
+            severity=SEVERITIES[problem.severity],
+            code=f"spex/{problem.code}",
+            source=SOURCE,
+        )
+        for problem in document.problems
+    ]
+
+
+def interaction_diagnostics(
+    explained: Explained, text: Text, uri: str, encoding: Encoding, related: bool
+) -> list[types.Diagnostic]:
+    """``text`` is what the editor shows now: where it was edited since, the marks say so.
+
+    ``related``: whether the client takes related information.
+    """
+    places = explained.places(text.text)
+    stale = text.text != explained.plan.document.text
+    shown = [i for i in explained.notable if all(s in places for s in i.segments)][:MAX_SHOWN]
+    return [
+        types.Diagnostic(
+            range=lsp_range(text, places[_strongest(explained, i)], encoding),
+            message=_message(explained, i, text, places, stale),
+            severity=types.DiagnosticSeverity.Hint
+            if stale
+            else types.DiagnosticSeverity.Information,
+            code="spex/interaction",
+            source=SOURCE,
+            tags=[types.DiagnosticTag.Unnecessary] if stale else None,
+            related_information=list(_related(explained, i, text, places, uri, encoding))
+            if related
+            else None,
+            data={"segments": list(i.segments), "value": i.value, "kind": i.kind, "stale": stale},
+        )
+        for i in shown
+    ]
+
+
+def _strongest(explained: Explained, interaction: SegmentInteraction) -> int:
+    effects = explained.result.segments
+    return max(interaction.segments, key=lambda index: abs(effects[index].effect))
+
+
+def _message(
+    explained: Explained,
+    interaction: SegmentInteraction,
+    text: Text,
+    places: Mapping[int, Span],
+    stale: bool,
+) -> str:
+    first = _strongest(explained, interaction)
+    names = [f"{quote(explained.segments[first].text)} (line {_line(text, places[first])})"]
+    names += [
+        f"{quote(explained.segments[other].text)} (line {_line(text, places[other])})"
+        for other in interaction.segments
+        if other != first
+    ]
+    result = explained.result
+    message = (
+        f"{' and '.join(names)} {TOGETHER[interaction.kind]} on the answer "
+        f"{quote(result.target.text)}: {interaction.kind} "
+        f"{plus_minus(interaction.value, interaction.stderr)} {result.unit}"
+    )
+    return f"Stale, the prompt has changed: {message}" if stale else message
+
+
+def _related(
+    explained: Explained,
+    interaction: SegmentInteraction,
+    text: Text,
+    places: Mapping[int, Span],
+    uri: str,
+    encoding: Encoding,
+) -> Iterator[types.DiagnosticRelatedInformation]:
+    first = _strongest(explained, interaction)
+    for other in interaction.segments:
+        if other == first:
+            continue
+        effect = explained.result.segments[other]
+        yield types.DiagnosticRelatedInformation(
+            location=types.Location(uri, lsp_range(text, places[other], encoding)),
+            message=f"{quote(explained.segments[other].text)}: effect "
+            f"{plus_minus(effect.effect, effect.stderr)}",
+        )
+
+
+def _line(text: Text, place: Span) -> int:
+    return text.line_of(place[0]) + 1

@@ -1,0 +1,59 @@
+"""From a file's text to the request for the worker: parse, settle the settings, cut, number.
+
+Pure: the same text and settings give the same plan. It must not know LSP or the worker process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from server.prompts import PromptDocument, parse, segment_kind
+from server.segments import Segmentation, segment, to_prompt
+from server.settings import Settings, merge
+from spex_engine.wire import ExplainRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is asked of the worker, and where each of its segments stands in the text."""
+
+    document: PromptDocument
+    segmentation: Segmentation
+    request: ExplainRequest
+
+
+def make_plan(
+    text: str,
+    path: Path | None,
+    settings: Settings,
+    said: Mapping[str, Any] | None = None,
+) -> Plan:
+    """``path``: of the file, None where it has none; ``said``: settings a command or flag gave.
+
+    Raises InputError with a sentence for the user.
+    """
+    said = said or {}
+    document = parse(text, path.name if path else "")
+    folder = path.parent if path else None
+    wishes = document.settings
+    if "model" in said:  # then the file's own wish is not even looked at
+        wishes = dataclasses.replace(wishes, model=None)
+    settings = dataclasses.replace(merge(settings, wishes, folder), **said)
+    kind = segment_kind(settings.segments)
+    assert kind is not None, "settings were checked"
+    segmentation = segment(document, kind, settings.budget)
+    request = ExplainRequest(
+        prompt=to_prompt(document, segmentation.segments),
+        model=settings.model,
+        target=settings.target,
+        method=settings.method,
+        index=settings.index,
+        order=settings.order,
+        budget=settings.budget,
+        seed=settings.seed,
+    )
+    return Plan(document, segmentation, request)

@@ -1,0 +1,114 @@
+"""Typed settings: what the client or the command line may set, checked in one place.
+
+Precedence, strongest first: what a command or a flag says, the file's front matter, these
+settings, the defaults. A prompt file is untrusted: which of its wishes count is decided here.
+It must not know LSP or the worker.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from server.prompts import PromptSettings, segment_kind
+from spex_engine.wire import InputError
+
+METHODS = ("auto", "exact", "linear", "proxyspex", "spex", "gp")
+INDICES = (
+    *("Moebius", "CoMoebius", "SV", "BV", "SII", "k-SII"),
+    *("BII", "STII", "FSII", "FBII", "Fourier"),
+)
+NUMBERS = {"budget": 2, "order": 1, "seed": 0}  # and the least each may be
+_HUB_NAME = re.compile(r"hf:[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The section ``spex`` of the client's settings; the fields are its keys."""
+
+    model: str = "demo"
+    target: str | None = None  # None: the model's own answer
+    segments: str = "auto"
+    budget: int = 1024  # model calls
+    method: str = "auto"
+    index: str = "FBII"
+    order: int = 3
+    seed: int = 0
+    interpreter: str = sys.executable  # of the worker
+
+
+def read_settings(section: object) -> tuple[Settings, tuple[str, ...]]:
+    """The settings of ``section`` (parsed JSON), and what is wrong in it, key by key.
+
+    A wrong value leaves the default in place. None is an empty section.
+    """
+    if section is None:
+        return Settings(), ()
+    if not isinstance(section, Mapping):
+        return Settings(), (f"spex: expected an object, got {type(section).__name__}",)
+    good: dict[str, Any] = {}
+    problems = []
+    for key, value in section.items():
+        try:
+            good[key] = check(key, value)
+        except InputError as error:
+            problems.append(f"spex.{error}")
+    return Settings(**good), tuple(problems)
+
+
+def check(key: str, value: Any) -> Any:
+    """``value`` if it fits the setting ``key``; InputError says what was expected."""
+    fields = {field.name: field for field in dataclasses.fields(Settings)}
+    if key not in fields:
+        raise InputError(f"{key}: unknown setting; known are {', '.join(sorted(fields))}")
+    if value is None:
+        return fields[key].default
+    if key in NUMBERS:
+        least = NUMBERS[key]
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise InputError(f"{key}: expected a whole number from {least}, got {value!r}")
+        return value
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{key}: expected text, got {value!r}")
+    if key == "segments":
+        kind = segment_kind(value)
+        if kind is None:
+            raise InputError(f"segments: expected auto, sentence, line or word, got {value!r}")
+        return kind
+    for name, choices in (("method", METHODS), ("index", INDICES)):
+        if key == name and value not in choices:
+            raise InputError(f"{key}: expected one of {', '.join(choices)}, got {value!r}")
+    return value
+
+
+def allowed_model(wish: str, folder: Path | None) -> str:
+    """The model that a prompt file may have, of what its front matter wishes for.
+
+    The embedded model, a model of the Hub by name, or a model folder beside the file (written
+    ``hf:./NAME``; ``folder`` is the file's). InputError for anything else: an endpoint or a path
+    elsewhere must come from the settings or the command line.
+    """
+    if wish == "demo" or _HUB_NAME.fullmatch(wish):
+        return wish
+    if wish.startswith("hf:./") and folder is not None:
+        path = (folder / wish.removeprefix("hf:")).resolve()
+        if path.is_relative_to(folder.resolve()):
+            return f"hf:{path}"
+    raise InputError(
+        f"A prompt file may not choose the model {wish!r}: only demo, hf:NAME from the Hub or "
+        "hf:./FOLDER below the file's own folder. Choose it in the settings or with --model."
+    )
+
+
+def merge(settings: Settings, front_matter: PromptSettings, folder: Path | None) -> Settings:
+    """The settings, as far as the file's own front matter does not say otherwise."""
+    wishes = {name: getattr(front_matter, name) for name in ("target", "segments", "budget")}
+    wishes = {name: value for name, value in wishes.items() if value is not None}
+    if front_matter.model is not None:
+        wishes["model"] = allowed_model(front_matter.model, folder)
+    return dataclasses.replace(settings, **wishes)

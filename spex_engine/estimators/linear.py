@@ -1,0 +1,166 @@
+"""Regression on characters up to a given order: ridge for effects, LASSO to find interactions.
+
+Knows samples only. Order 1 is ridge regression with the penalty of generalised cross-validation
+(Golub, Heath & Wahba 1979). From order 2 a LASSO picks among the many characters, its penalty
+chosen by K-fold cross-validation, and the chosen ones are fitted again by the same ridge, because
+the LASSO's own coefficients are shrunk.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from math import comb
+
+import numpy as np
+
+from spex_engine.estimators.lasso import lasso_path
+from spex_engine.fourier import Floats, Masks, SparseFourier, Support, characters
+
+MAX_ENTRIES = 1 << 26  # of the matrix samples x characters: 512 MiB
+_FOLDS = 5
+_PENALTIES = np.geomspace(1.0, 2e-3, 32)  # of the smallest penalty that leaves nothing
+_PATIENCE = 8  # penalties in a row without better predictions before a path is given up
+_RIDGE = np.logspace(-12, 3, 61)  # of the largest eigenvalue
+_MIN_SAMPLES = 10  # with fewer, cross-validation has nothing to say about interactions
+
+
+def fit(
+    masks: Masks, values: Floats, *, max_order: int | None = None, seed: int = 0
+) -> SparseFourier:
+    """The constant, every feature and, from ``max_order`` 2 (None: 1), the characters that help.
+
+    Single features are never penalised away where there are 4 samples for each, so that each has
+    an error bar; with fewer they compete with the interactions. Fewer than 10 samples choose no
+    interactions. The covariance is that of `ridge`; it takes the chosen characters as given, so
+    it is too small by what the choice itself was uncertain. ValueError where there are too many
+    characters for memory.
+    """
+    m, n = masks.shape
+    order = min(n, 1 if max_order is None else max_order)
+    n_terms = n_characters(n, order)
+    if m * n_terms > MAX_ENTRIES:
+        raise ValueError(
+            f"max_order: {order} means {n_terms} characters of {n} features for {m} masks, "
+            f"expected at most {MAX_ENTRIES // m}"
+        )
+    terms = [term for size in range(1, order + 1) for term in combinations(range(n), size)]
+    columns = characters(masks, terms)
+    if order > 1 and m >= _MIN_SAMPLES:
+        chosen = _choose(columns, values, n if m >= 4 * n else 0, np.random.default_rng(seed))
+        terms, columns = [terms[i] for i in chosen], columns[:, chosen]
+    elif order > 1:
+        terms, columns = terms[:n], columns[:, :n]
+    coefficients, covariance = ridge(columns, values)
+    supports: tuple[Support, ...] = ((), *terms)
+    return SparseFourier(n, "linear", supports, coefficients, covariance)
+
+
+def n_characters(n_features: int, order: int) -> int:
+    """How many non-empty supports of at most ``order`` features there are."""
+    return sum(comb(n_features, size) for size in range(1, order + 1))
+
+
+def ridge(columns: Floats, values: Floats) -> tuple[Floats, Floats | None]:
+    """Coefficients (1 + p,), constant first, of values (m,) on columns (m, p); their covariance.
+
+    The constant is not penalised. The penalty minimises ``m RSS / dof^2`` among those that leave a
+    tenth of the samples as residual degrees of freedom (where RSS and dof both go to zero, the
+    criterion says nothing). The covariance is the posterior one, ``s^2 (X'X + penalty)^-1``, with
+    ``s^2 = RSS / dof``: unlike the sampling covariance it does not shrink along directions that the
+    samples do not determine (Wahba 1983). None where no degree of freedom is left to estimate it.
+    """
+    m, p = columns.shape
+    means, offset = columns.mean(axis=0), values.mean()
+    centred, target = columns - means, values - offset
+    eigenvalues, vectors = np.linalg.eigh(centred.T @ centred)
+    scale = eigenvalues[-1] if p else 0.0
+    if m < 2 or scale <= 0.0:  # one sample, no columns, or columns that never change
+        known = m > 1 and p == 0
+        alone = np.concatenate([[offset], np.zeros(p)])
+        return alone, np.array([[target @ target / (m - 1) / m]]) if known else None
+    seen = eigenvalues > 1e-12 * scale
+    eigenvalues = np.where(seen, eigenvalues, 0.0)
+    rotated = np.where(seen, vectors.T @ (centred.T @ target), 0.0)
+    least = np.divide(rotated, eigenvalues, out=np.zeros(p), where=seen)
+    residual = target - centred @ (vectors @ least)
+    penalties = scale * _RIDGE[:, None]
+    shrinkage = penalties / (eigenvalues + penalties)  # (l, p)
+    rss = residual @ residual + shrinkage**2 @ (rotated * least)
+    dof = m - 1 - (1 - shrinkage).sum(axis=1)
+    gcv = np.where(dof >= 0.1 * m, rss / np.maximum(dof, 1e-9) ** 2, np.inf)
+    best = int(np.argmin(gcv))  # the largest penalty always leaves nearly m - 1
+    inverse = 1.0 / (eigenvalues + penalties[best])
+    coefficients = vectors @ (rotated * inverse)
+    variance = rss[best] / dof[best]
+    covariance = (vectors * (variance * inverse)) @ vectors.T
+    across = -covariance @ means
+    constant = variance / m - means @ across
+    full = np.block([[np.array([[constant]]), across[None, :]], [across[:, None], covariance]])
+    return np.concatenate([[offset - means @ coefficients], coefficients]), (full + full.T) / 2
+
+
+def _choose(columns: Floats, values: Floats, n_free: int, rng: np.random.Generator) -> list[int]:
+    """The first ``n_free`` columns, and those others that predict samples left out.
+
+    A penalty is judged by what the refit on its active columns predicts, since the refit is what
+    is returned.
+    """
+    m = len(columns)
+    free = np.arange(n_free)
+    rest, target = _partial(columns, values, columns, values, n_free)[:2]
+    largest = np.abs(rest.T @ target).max(initial=0.0) / m
+    if largest <= 1e-12 * np.abs(values).max():  # free columns already say everything
+        return free.tolist()
+    penalties = largest * _PENALTIES
+    errors = np.zeros(len(penalties))
+    folds = rng.permutation(m) % _FOLDS
+    for fold in range(_FOLDS):
+        test, train = folds == fold, folds != fold
+        fitted = _partial(columns[train], values[train], columns[test], values[test], n_free)
+        errors += _refit_errors(*fitted, penalties, max_active=(m - n_free) // 2)
+    best = int(np.argmin(errors))
+    *_, solution = lasso_path(rest, target, penalties[: best + 1])
+    return [*free.tolist(), *(n_free + np.flatnonzero(solution)).tolist()]
+
+
+def _partial(
+    columns: Floats, values: Floats, test_columns: Floats, test_values: Floats, n_free: int
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Remaining columns and values less their regression on the constant and the free columns.
+
+    By Frisch, Waugh and Lovell, regression on what is left over equals regression on everything.
+    The test rows lose what the training rows' regression predicts for them.
+    """
+    known = np.column_stack([np.ones(len(columns)), columns[:, :n_free]])
+    test_known = np.column_stack([np.ones(len(test_columns)), test_columns[:, :n_free]])
+    everything = np.column_stack([columns[:, n_free:], values])
+    slopes = np.linalg.lstsq(known, everything, rcond=None)[0]
+    left = everything - known @ slopes
+    test_left = np.column_stack([test_columns[:, n_free:], test_values]) - test_known @ slopes
+    return left[:, :-1], left[:, -1], test_left[:, :-1], test_left[:, -1]
+
+
+def _refit_errors(
+    columns: Floats,
+    target: Floats,
+    test_columns: Floats,
+    test_target: Floats,
+    penalties: Floats,
+    max_active: int,
+) -> Floats:
+    """Squared test error of the least-squares refit at each penalty; inf where not pursued."""
+    errors = np.full(len(penalties), np.inf)
+    before = np.zeros(0, dtype=np.intp)
+    error = test_target @ test_target
+    for i, solution in enumerate(lasso_path(columns, target, penalties)):
+        active = np.flatnonzero(solution)
+        if len(active) > max_active or i - int(np.argmin(errors)) > _PATIENCE:
+            break
+        if not np.array_equal(active, before):
+            few = columns[:, active]
+            gram = few.T @ few
+            gram[np.diag_indices_from(gram)] += 1e-9 * len(columns)  # two columns may be equal
+            missed = test_target - test_columns[:, active] @ np.linalg.solve(gram, few.T @ target)
+            error = missed @ missed
+        errors[i], before = error, active
+    return errors

@@ -1,0 +1,331 @@
+"""Each estimator on functions whose coefficients are known."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from spex_engine import SparseFourier, fit, interactions
+from spex_engine.designs import draw_design, enumerate_masks
+from spex_engine.estimators import ESTIMATORS, estimator, exact, linear, selection
+from spex_engine.estimators.lasso import lasso_path
+from spex_engine.fourier import characters
+
+
+def truth(n: int, pairs: int, seed: int = 0) -> SparseFourier:
+    rng = np.random.default_rng(seed)
+    every_pair = list(combinations(range(n), 2))
+    chosen = [every_pair[i] for i in rng.permutation(len(every_pair))[:pairs]]
+    supports = ((), *((i,) for i in range(n)), *sorted(chosen))
+    signs = rng.choice([-1.0, 1.0], len(supports))
+    return SparseFourier(n, "truth", supports, signs * rng.uniform(0.5, 1.5, len(supports)))
+
+
+# ---- exact -------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 5).flatmap(lambda n: arrays(np.float64, 2**n, elements=st.floats(-9, 9))))
+def test_exact_reproduces_every_value(values: np.ndarray) -> None:
+    masks = enumerate_masks(len(values).bit_length() - 1)
+    order = np.random.default_rng(0).permutation(len(values))
+    f = exact.fit(masks[order], values[order])
+    np.testing.assert_allclose(f.predict(masks), values, rtol=0, atol=1e-12)
+    assert f.covariance is not None
+    assert f.covariance.tolist() == [0.0] * len(f.supports)
+
+
+def test_exact_leaves_out_zeros_and_rounding() -> None:
+    masks = enumerate_masks(4)
+    f = exact.fit(masks, masks @ np.array([0.1, 0.2, 0.3, 0.0]))
+    assert f.supports == ((), (0,), (1,), (2,))
+    assert exact.fit(masks, np.full(16, 0.1)).to_dict() == {(): 0.1}
+    assert exact.fit(masks, np.zeros(16)).supports == ()
+
+
+def test_exact_up_to_an_order_truncates() -> None:
+    masks = enumerate_masks(4)
+    values = np.random.default_rng(0).normal(size=16)
+    everything = exact.fit(masks, values).to_dict()
+    kept = exact.fit(masks, values, max_order=2).to_dict()
+    assert kept == {s: c for s, c in everything.items() if len(s) <= 2}
+
+
+def test_exact_takes_the_mean_of_repeated_masks() -> None:
+    masks = np.array([[False], [True], [True]])
+    assert exact.fit(masks, np.array([1.0, 2.0, 4.0])).to_dict() == {(): 2.0, (0,): -1.0}
+
+
+def test_exact_needs_every_mask() -> None:
+    masks = enumerate_masks(3)
+    assert exact.is_complete(masks)
+    assert not exact.is_complete(masks[1:])
+    assert not exact.is_complete(np.ones((8, 3), bool))
+    assert not exact.is_complete(np.ones((8, 100), bool))
+    with pytest.raises(ValueError, match=r"shape \(7, 3\), expected all 2\*\*3 masks"):
+        exact.fit(masks[1:], np.zeros(7))
+
+
+# ---- linear, order 1 ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 2), (5, 20), (30, 100)])
+def test_order_one_recovers_an_additive_function(n: int, m: int) -> None:
+    expected = truth(n, 0)
+    masks = draw_design(n, m).masks
+    f = linear.fit(masks, expected.predict(masks))
+    assert f.supports == expected.supports
+    # n + 1 samples for n + 1 coefficients leave no way to tell noise: those are shrunk a little
+    tolerance = 0.35 if m == n + 1 else 1e-8
+    np.testing.assert_allclose(f.coefficients, expected.coefficients, rtol=0, atol=tolerance)
+
+
+def test_the_constant_is_not_penalised() -> None:
+    masks = draw_design(8, 60).masks
+    noise = np.random.default_rng(0).normal(size=60)
+    near, far = (linear.fit(masks, noise + shift) for shift in (0.0, 1e6))
+    assert far.coefficients[0] - near.coefficients[0] == pytest.approx(1e6, rel=1e-12)
+    np.testing.assert_allclose(far.coefficients[1:], near.coefficients[1:], atol=1e-6)
+
+
+def test_pure_noise_is_shrunk_away() -> None:
+    masks = draw_design(30, 60, seed=1).masks
+    noise = np.random.default_rng(1).normal(size=60)
+    design = np.column_stack([np.ones(60), characters(masks, [(i,) for i in range(30)])])
+    least_squares = np.linalg.lstsq(design, noise, rcond=None)[0][1:]
+    shrunk = linear.fit(masks, noise).coefficients[1:]
+    assert np.linalg.norm(shrunk) < 0.5 * np.linalg.norm(least_squares)
+
+
+def test_error_bars_cover() -> None:
+    """Of 2000 coefficients about 95% lie within two standard errors."""
+    expected = truth(20, 0)
+    masks = draw_design(20, 120).masks
+    within = []
+    for seed in range(100):
+        noise = np.random.default_rng(seed).normal(size=120)
+        f = linear.fit(masks, expected.predict(masks) + noise)
+        assert f.covariance is not None
+        errors = np.abs(f.coefficients - expected.coefficients)
+        within.append(errors <= 2 * np.sqrt(np.diagonal(f.covariance)))
+    assert 0.92 < np.mean(within) < 0.98
+
+
+def test_covariance_is_that_of_least_squares_where_the_penalty_is_small() -> None:
+    masks = np.random.default_rng(0).random((200, 4)) < 0.8  # characters with a mean
+    values = truth(4, 0).predict(masks) + 1e-3 * np.random.default_rng(1).normal(size=200)
+    f = linear.fit(masks, values)
+    design = characters(masks, f.supports)
+    residual = values - f.predict(masks)
+    expected = residual @ residual / (200 - 5) * np.linalg.inv(design.T @ design)
+    np.testing.assert_allclose(f.covariance, expected, rtol=1e-3, atol=1e-12)
+
+
+def test_a_fit_that_could_interpolate_does_not_call_itself_certain() -> None:
+    """As many samples as coefficients: cross-validation alone would take noise for signal."""
+    expected = truth(20, 0)
+    within = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        masks = rng.random((21, 20)) < 0.5
+        f = linear.fit(masks, expected.predict(masks) + 0.1 * rng.normal(size=21))
+        assert f.covariance is not None
+        errors = np.abs(f.coefficients - expected.coefficients)
+        within.append(errors <= 2 * np.sqrt(np.diagonal(f.covariance)))
+    assert np.mean(within) > 0.85
+
+
+def test_more_features_than_samples() -> None:
+    masks = draw_design(50, 20).masks
+    f = linear.fit(masks, truth(50, 0).predict(masks))
+    assert len(f.supports) == 51
+    assert f.covariance is not None
+    assert (np.diagonal(f.covariance) > 0).all()
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("m", [1, 2, 3, 40])
+def test_constant_values(m: int, order: int) -> None:
+    masks = draw_design(6, m).masks
+    f = linear.fit(masks, np.full(m, 0.1), max_order=order)
+    np.testing.assert_allclose(f.predict(enumerate_masks(6)), 0.1, rtol=1e-12)
+
+
+def test_the_same_mask_again_and_again() -> None:
+    f = linear.fit(np.ones((4, 3), bool), np.array([1.0, 2.0, 3.0, 4.0]))
+    assert f.to_dict() == {(): 2.5, (0,): 0.0, (1,): 0.0, (2,): 0.0}
+    assert f.covariance is None
+
+
+def test_no_features_at_all() -> None:
+    f = linear.fit(np.zeros((4, 0), bool), np.array([1.0, 2.0, 3.0, 4.0]))
+    assert f.to_dict() == {(): 2.5}
+    assert f.covariance == pytest.approx(np.var([1, 2, 3, 4], ddof=1) / 4)
+
+
+# ---- linear, higher orders ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_order_two_finds_the_pairs(noise: float) -> None:
+    expected = truth(20, 8)
+    masks = draw_design(20, 250).masks
+    values = expected.predict(masks) + noise * np.random.default_rng(0).normal(size=250)
+    f = linear.fit(masks, values, max_order=2)
+    assert set(expected.supports) <= set(f.supports)
+    found = f.to_dict()
+    for support, coefficient in expected.to_dict().items():
+        assert found[support] == pytest.approx(coefficient, abs=1e-6 + 0.35 * noise)
+    false = [abs(c) for s, c in found.items() if s not in expected.supports]
+    assert max(false, default=0.0) < 1e-6 + 0.3 * noise
+
+
+def test_order_three() -> None:
+    supports = ((), (0,), (1, 4), (2, 3, 5))
+    expected = SparseFourier(8, "truth", supports, np.array([1.0, 2.0, -1.0, 1.5]))
+    masks = draw_design(8, 100).masks
+    found = linear.fit(masks, expected.predict(masks), max_order=3).to_dict()
+    for support, coefficient in expected.to_dict().items():
+        assert found[support] == pytest.approx(coefficient, abs=1e-6)
+
+
+def test_few_samples_let_features_compete() -> None:
+    expected = SparseFourier(40, "truth", ((), (3,), (5, 9)), np.array([0.0, 2.0, 2.0]))
+    masks = draw_design(40, 100).masks
+    f = linear.fit(masks, expected.predict(masks), max_order=2)
+    assert {(3,), (5, 9)} <= set(f.supports)
+    assert len(f.supports) < 41
+
+
+def test_with_enough_samples_every_feature_has_an_error_bar() -> None:
+    expected = SparseFourier(10, "truth", ((), (5, 9)), np.array([0.0, 2.0]))
+    masks = draw_design(10, 100).masks
+    values = expected.predict(masks) + 0.1 * np.random.default_rng(0).normal(size=100)
+    f = linear.fit(masks, values, max_order=2)
+    assert {(i,) for i in range(10)} <= set(f.supports)
+    assert all(i.stderr for i in interactions(f, "BII"))
+
+
+def test_order_two_depends_on_the_seed_only() -> None:
+    masks = draw_design(10, 100).masks
+    values = truth(10, 5).predict(masks) + np.random.default_rng(0).normal(size=100)
+    first, second = (linear.fit(masks, values, max_order=2, seed=4) for _ in range(2))
+    assert first.to_dict() == second.to_dict()
+
+
+def test_too_few_samples_for_interactions() -> None:
+    masks = draw_design(5, 9).masks
+    f = linear.fit(masks, np.arange(9.0), max_order=2)
+    assert max(map(len, f.supports)) == 1
+
+
+def test_too_many_characters() -> None:
+    masks = draw_design(300, 100).masks
+    with pytest.raises(ValueError, match="max_order: 3 means 4500250 characters of 300 features"):
+        linear.fit(masks, np.zeros(100), max_order=3)
+
+
+@given(seed=st.integers(0, 100), p=st.integers(1, 30))
+@settings(max_examples=20)
+def test_lasso_path_is_optimal(seed: int, p: int) -> None:
+    """The subgradient conditions: |X'r/m| <= penalty, with equality and b's sign where b != 0."""
+    rng = np.random.default_rng(seed)
+    columns, target = rng.normal(size=(25, p)), rng.normal(size=25)
+    penalties = np.abs(columns.T @ target).max() / 25 * np.geomspace(1, 0.05, 6)
+    for penalty, b in zip(penalties, lasso_path(columns, target, penalties), strict=True):
+        correlation = columns.T @ (target - columns @ b) / 25
+        assert np.abs(correlation).max() <= 1.03 * penalty
+        active = b != 0
+        np.testing.assert_allclose(
+            correlation[active], penalty * np.sign(b[active]), atol=0.03 * penalty
+        )
+
+
+def test_lasso_of_empty_columns() -> None:
+    path = lasso_path(np.zeros((5, 3)), np.ones(5), np.array([1e-9, 1e-10]))
+    assert [b.tolist() for b in path] == [[0.0] * 3] * 2
+
+
+# ---- auto and the registry ---------------------------------------------------------------------
+
+
+def test_auto_is_exact_where_every_mask_is_there() -> None:
+    masks = enumerate_masks(3)
+    assert selection.choose(masks, np.zeros(8)).method == "exact"
+    assert fit(masks, np.arange(8.0)).method == "exact"
+
+
+@pytest.mark.parametrize(("pairs", "order"), [(0, 1), (10, 2)])
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_auto_takes_the_order_that_predicts(pairs: int, order: int, noise: float) -> None:
+    masks = draw_design(16, 200).masks
+    values = truth(16, pairs).predict(masks) + noise * np.random.default_rng(1).normal(size=200)
+    choice = selection.choose(masks, values)
+    assert (choice.method, choice.max_order) == ("linear", order)
+    assert f"order {order}: best held-out R2 (order 1: " in choice.why
+    assert max(map(len, selection.fit(masks, values).supports)) == order
+
+
+def test_auto_goes_as_far_as_it_may() -> None:
+    three = SparseFourier(8, "truth", ((0,), (1, 2, 3)), np.array([1.0, 2.0]))
+    masks = draw_design(8, 120).masks
+    values = three.predict(masks)
+    assert selection.choose(masks, values, max_order=3).max_order == 3
+    assert (1, 2, 3) in selection.fit(masks, values, max_order=3).to_dict()
+    only = selection.choose(masks, values, max_order=1)
+    assert (only.max_order, only.why) == (1, "linear, order 1: no higher order was asked for")
+
+
+def test_auto_prefers_the_lower_of_equal_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {1: 1 - 1e-12, 2: 1.0}
+    monkeypatch.setattr(selection, "_held_out_scores", lambda *_: scores)
+    assert selection.choose(draw_design(8, 100).masks, np.arange(100.0)).max_order == 1
+
+
+def test_auto_tries_no_pairs_on_few_samples() -> None:
+    choice = selection.choose(draw_design(64, 200).masks, np.arange(200.0))
+    assert choice.max_order == 1
+    assert choice.why == "linear, order 1: with pairs there are 2080 terms, too many for 200 masks"
+
+
+@pytest.mark.parametrize("method", ["auto", "linear"])
+@pytest.mark.parametrize("m", [1, 2, 5])
+def test_hardly_any_samples(method: str, m: int) -> None:
+    masks = draw_design(4, m).masks
+    f = fit(masks, np.arange(float(m)), method=method)
+    assert f.n_features == 4
+    assert np.isfinite(f.predict(masks)).all()
+
+
+def test_registry() -> None:
+    assert set(ESTIMATORS) == {"auto", "exact", "linear"}
+    assert estimator("exact") is exact.fit
+
+
+@pytest.mark.parametrize("method", ["spex", "proxyspex", "gp"])
+def test_announced_methods(method: str) -> None:
+    message = f"method: '{method}' comes in a later version; available now: 'auto', 'exact', 'lin"
+    with pytest.raises(ValueError, match=message):
+        fit(np.ones((1, 1), bool), [1.0], method=method)
+
+
+def test_unknown_method() -> None:
+    with pytest.raises(ValueError, match="method: 'lime', expected one of 'auto', 'exact', 'lin"):
+        fit(np.ones((1, 1), bool), [1.0], method="lime")
+
+
+@pytest.mark.parametrize(
+    ("masks", "values", "message"),
+    [
+        (np.ones((2, 3)), [1.0, 2.0], r"masks: got float64, expected a bool array \(m, n\)"),
+        (np.ones(3, bool), [1.0] * 3, r"masks: shape \(3,\), expected \(m, n\)"),
+        (np.ones((2, 3), bool), [1.0, np.nan], "values: 1 of 2 are NaN or infinite"),
+        (np.ones((2, 3), bool), [1.0], r"values: shape \(1,\), expected \(2,\)"),
+        (np.ones((0, 3), bool), [], "expected at least one mask"),
+    ],
+)
+def test_fit_on_unfit_samples(masks: np.ndarray, values: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(masks, values)
