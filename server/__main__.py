@@ -37,10 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     server = make_server()
     if options.tcp:
-        server.start_tcp(*options.tcp)
+        try:
+            server.start_tcp(*options.tcp)
+        except OSError as error:
+            parser.exit(2, f"spex: cannot listen there: {error.strerror or error}\n")
     else:
         server.start_io()
-    sys.exit(0)
+    sys.exit(0 if server.shut_down else 1)  # as the protocol asks
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,9 +114,11 @@ def _setting(key: str) -> Callable[[str], Any]:
 def _address(value: str) -> tuple[str, int]:
     host, _, port = value.rpartition(":")
     host = host.strip("[]")
+    if not host:
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT, got {value!r}")
     if host not in LOOPBACK:
         raise argparse.ArgumentTypeError(
-            f"{host or value!r} is no loopback address: the protocol has no password, so only "
+            f"{host!r} is no loopback address: the protocol has no password, so only "
             f"{', '.join(LOOPBACK)} are served"
         )
     if not port.isdecimal() or int(port) > 65535:

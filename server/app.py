@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,15 +21,17 @@ from pygls.exceptions import JsonRpcInvalidParams
 from pygls.lsp.server import LanguageServer
 
 from server import VERSION
+from server.capabilities import Capabilities, capabilities_of
 from server.explained import Explained
 from server.features.diagnostics import interaction_diagnostics, problem_diagnostics
+from server.features.explain import ShownRun
 from server.features.hover import hover
 from server.jobs import Jobs
 from server.planning import make_plan
 from server.prompts import parse
 from server.settings import Settings, check, read_settings
 from server.text import Encoding, Text
-from server.worker_client import WorkerClient, WorkerError
+from server.worker_client import WorkerClient
 from spex_engine import wire
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,8 @@ class SpexServer(LanguageServer):
         super().__init__("spex", VERSION, text_document_sync_kind=types.TextDocumentSyncKind.Full)
         self.documents: dict[str, Document] = {}
         self.settings = Settings()
+        self.takes = Capabilities()
+        self.shut_down = False
         threads = max(1, (os.cpu_count() or 2) - 1)
         self.jobs = Jobs(WorkerClient(self.settings.interpreter, threads))
         self.progress_cancels: dict[str | int, Callable[[], None]] = {}
@@ -84,95 +87,20 @@ class SpexServer(LanguageServer):
         found = problem_diagnostics(parsed, document.text, self.encoding)
         if document.explained is not None:
             found += interaction_diagnostics(
-                document.explained, document.text, uri, self.encoding, self._takes_related
+                document.explained, document.text, uri, self.encoding, self.takes
             )
         self.text_document_publish_diagnostics(
             types.PublishDiagnosticsParams(uri, found, document.version)
         )
 
-    @property
-    def _takes_related(self) -> bool:
-        text_document = self.client_capabilities.text_document
-        publish = text_document and text_document.publish_diagnostics
-        return bool(publish and publish.related_information)
-
-    @property
-    def takes_markdown(self) -> bool:
-        text_document = self.client_capabilities.text_document
-        hover = text_document and text_document.hover
-        return bool(
-            hover and hover.content_format and types.MarkupKind.Markdown in hover.content_format
-        )
-
-    @property
-    def takes_progress(self) -> bool:
-        window = self.client_capabilities.window
-        return bool(window and window.work_done_progress)
+    def show(self, uri: str, explained: Explained) -> None:
+        """Take over a finished explanation, unless its document was closed meanwhile."""
+        if uri in self.documents:
+            self.documents[uri] = replace(self.documents[uri], explained=explained)
+            self.publish(uri)
 
     def say(self, kind: types.MessageType, message: str) -> None:
         self.window_show_message(types.ShowMessageParams(kind, message))
-
-
-class Run:
-    """Shows one run to the client (jobs.Listener)."""
-
-    def __init__(self, server: SpexServer, document: Document) -> None:
-        self.server = server
-        self.document = document
-        self.token: str | None = None
-
-    async def started(self, cancel: Callable[[], None]) -> None:
-        if not self.server.takes_progress:
-            return
-        token = f"spex-{uuid.uuid4()}"
-        try:
-            await self.server.work_done_progress.create_async(token)
-        except Exception as error:  # the client's refusal must not stop the run
-            logger.info("the client shows no progress: %s", error)
-            return
-        self.token = token
-        self.server.progress_cancels[token] = cancel
-        self.server.work_done_progress.begin(
-            token,
-            types.WorkDoneProgressBegin(
-                title=f"Explain {self.document.name}", cancellable=True, percentage=0
-            ),
-        )
-
-    def progress(self, progress: wire.Progress) -> None:
-        if self.token is None:
-            return
-        self.server.work_done_progress.report(
-            self.token,
-            types.WorkDoneProgressReport(
-                message=f"{progress.message}: {progress.done:,} of {progress.total:,} calls",
-                percentage=min(100, 100 * progress.done // max(1, progress.total)),
-                cancellable=True,
-            ),
-        )
-
-    def done(self, explained: Explained) -> None:
-        found = len(explained.notable)
-        self._end(f"{found} interaction{'' if found == 1 else 's'}")
-        uri = self.document.uri
-        if uri in self.server.documents:
-            document = self.server.documents[uri]
-            self.server.documents[uri] = replace(document, explained=explained)
-            self.server.publish(uri)
-
-    def failed(self, error: WorkerError) -> None:
-        self._end("failed")
-        self.server.say(types.MessageType.Error, str(error))
-
-    def cancelled(self) -> None:
-        self._end("cancelled")
-
-    def _end(self, message: str) -> None:
-        if self.token is None:
-            return
-        self.server.progress_cancels.pop(self.token, None)
-        self.server.work_done_progress.end(self.token, types.WorkDoneProgressEnd(message))
-        self.server.work_done_progress.tokens.pop(self.token, None)
 
 
 def make_server() -> SpexServer:
@@ -182,6 +110,7 @@ def make_server() -> SpexServer:
 
     @server.feature(types.INITIALIZE)
     def initialize(ls: SpexServer, params: types.InitializeParams) -> None:
+        ls.takes = capabilities_of(params.capabilities)
         _configure(ls, params.initialization_options)
 
     @server.feature(types.WORKSPACE_DID_CHANGE_CONFIGURATION)
@@ -195,7 +124,7 @@ def make_server() -> SpexServer:
         if document is None or document.explained is None:
             return None
         at = document.text.offset_at(params.position.line, params.position.character, ls.encoding)
-        return hover(document.explained, document.text, at, ls.encoding, ls.takes_markdown)
+        return hover(document.explained, document.text, at, ls.encoding, ls.takes.markdown)
 
     @server.feature(types.WINDOW_WORK_DONE_PROGRESS_CANCEL)
     def cancel_progress(ls: SpexServer, params: types.WorkDoneProgressCancelParams) -> None:
@@ -205,6 +134,7 @@ def make_server() -> SpexServer:
 
     @server.feature(types.SHUTDOWN)
     async def shutdown(ls: SpexServer, *_: Any) -> None:
+        ls.shut_down = True
         await ls.jobs.close()
 
     return server
@@ -212,7 +142,7 @@ def make_server() -> SpexServer:
 
 def _configure(ls: SpexServer, options: Any) -> None:
     """Take over settings; ``options`` is the section ``spex`` or an object that holds it."""
-    if isinstance(options, dict) and isinstance(options.get("spex"), dict):
+    if isinstance(options, dict) and "spex" in options:
         options = options["spex"]
     ls.settings, problems = read_settings(options)
     ls.jobs.worker.interpreter = ls.settings.interpreter
@@ -265,7 +195,7 @@ def _commands(server: SpexServer) -> None:
             plan = make_plan(document.text.text, document.path, ls.settings, said)
         except wire.InputError as error:
             raise JsonRpcInvalidParams(message=str(error)) from None
-        job = ls.jobs.start(document.uri, plan, Run(ls, document))
+        job = ls.jobs.start(document.uri, plan, ShownRun(ls, document.uri, document.name))
         segments = len(plan.segmentation.segments)
         return {"jobId": job.id, "uri": document.uri, "segments": segments}
 
@@ -304,7 +234,7 @@ def _options(arguments: tuple[Any, ...]) -> dict[str, Any]:
     return dict(arguments[0])
 
 
-def _document(ls: SpexServer, uri: str | None) -> Document:
+def _document(ls: SpexServer, uri: Any) -> Document:
     """The document of ``uri``; without one, the only one that is open."""
     if uri is None:
         if len(ls.documents) == 1:
@@ -312,6 +242,8 @@ def _document(ls: SpexServer, uri: str | None) -> Document:
         raise JsonRpcInvalidParams(
             message='several or no documents are open: say which, as {"uri": "file:///prompt.md"}'
         )
+    if not isinstance(uri, str):
+        raise JsonRpcInvalidParams(message=f"uri: expected text, got {uri!r}")
     if uri not in ls.documents:
         raise JsonRpcInvalidParams(message=f"{uri} is not open: open it first")
     return ls.documents[uri]

@@ -17,6 +17,7 @@ from spex_engine.wire import ExplainResult, SegmentInteraction
 SHARE = 0.1  # of the strongest effect or interaction: weaker ones are not worth a mark
 SURE = 2.0  # standard errors that an interaction must be away from zero
 LEAST = 1e-3  # in the value's unit: below it lies rounding
+JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,18 @@ class Explained:
     def segments(self) -> tuple[Segment, ...]:
         return self.plan.segmentation.segments
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know about this result: first how the prompt was cut."""
+        cut = self.plan.segmentation.note
+        return self.result.notes if cut is None else (cut, *self.result.notes)
+
     @cached_property
     def notable(self) -> tuple[SegmentInteraction, ...]:
         """The interactions to show, strongest first."""
         found = self.result.interactions
-        least = max(LEAST, SHARE * abs(found[0].value)) if found else LEAST
+        sizes = [*(i.value for i in found), *(s.effect for s in self.result.segments)]
+        least = max(LEAST, SHARE * max(map(abs, sizes), default=0.0))
         return tuple(
             i for i in found if abs(i.value) >= least and abs(i.value) > SURE * (i.stderr or 0.0)
         )
@@ -76,12 +84,26 @@ def _common(first: str, second: str) -> int:
     return low
 
 
+def printable(text: str) -> str:
+    """``text`` on one line and without what could drive a terminal or turn the line around.
+
+    Joiners stay: they make one emoji out of several, and Persian words.
+    """
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() or c in JOINERS else "\ufffd" for c in line)
+
+
 def quote(text: str, limit: int = 60) -> str:
     """A segment's text on one line, cut to ``limit`` characters, in quotation marks."""
-    line = " ".join(text.split())
+    line = printable(text)
     return f"“{line}”" if len(line) <= limit else f"“{line[: limit - 1].rstrip()}…”"
 
 
 def plus_minus(value: float, stderr: float | None) -> str:
     """A signed value with its standard error, ``+1.85 ± 0.02``; without one where none is known."""
-    return f"{value:+.2f}" if stderr is None else f"{value:+.2f} ± {stderr:.2f}"
+    return signed(value) if stderr is None else f"{signed(value)} ± {stderr:.2f}"
+
+
+def signed(value: float) -> str:
+    """``+1.85``; what rounds to zero is ``+0.00``, never ``-0.00``."""
+    return f"{value:+z.2f}"

@@ -9,28 +9,35 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import io
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 from server import terminal
-from server.explained import Explained
+from server.explained import Explained, printable
 from server.planning import Plan, make_plan
+from server.prompts import parse
 from server.result_json import result_json
 from server.settings import Settings
+from server.text import Text
 from server.worker_client import WorkerClient, WorkerError
 from spex_engine import wire
 
 DONE, USAGE, MODEL, INTERRUPTED = 0, 2, 3, 130
 MAX_BYTES = 2_000_000
+READY_WITH = "pip install 'spex-lsp[local]'"
 
 
 def explain_file(options: argparse.Namespace) -> int:
     """The exit code of ``spex explain``."""
     try:
         plan = _plan(options)
+        if options.output is not None:
+            _check_writable(Path(options.output))
         explained = asyncio.run(_explain(plan, options.file))
         _write(explained, options)
     except wire.InputError as error:
@@ -46,7 +53,7 @@ def doctor() -> int:
     """What is installed, and whether the worker starts and answers."""
 
     async def ask() -> wire.Handshake:
-        worker = _worker()
+        worker = _worker("demo")
         try:
             return await worker.hello()
         finally:
@@ -54,51 +61,69 @@ def doctor() -> int:
 
     try:
         hello = asyncio.run(ask())
+        local = all(hello.packages[name] for name in ("torch", "transformers"))
+        with _standard_output() as out:
+            print(f"interpreter  {sys.executable} (Python {hello.python})", file=out)
+            print(f"engine       {hello.engine}, worker protocol {hello.protocol}", file=out)
+            for name, version in hello.packages.items():
+                print(f"{name:<12} {version or 'not installed'}", file=out)
+            print("models       demo: ready", file=out)
+            print(f"             hf: {'ready' if local else READY_WITH}", file=out)
+    except wire.InputError as error:
+        return _fail(USAGE, str(error))
     except WorkerError as error:
         return _fail(MODEL, str(error))
-    print(f"interpreter  {sys.executable} (Python {hello.python})")
-    print(f"engine       {hello.engine}, worker protocol {hello.protocol}")
-    for name, version in hello.packages.items():
-        print(f"{name:<12} {version or 'not installed'}")
-    print("models       demo: ready")
-    local = all(hello.packages[name] for name in ("torch", "transformers"))
-    print(f"             hf: {'ready' if local else 'pip install spex-lsp[local]'}")
+    except KeyboardInterrupt:
+        return _fail(INTERRUPTED, "interrupted")
     return DONE
 
 
 def _plan(options: argparse.Namespace) -> Plan:
     path = Path(options.file)
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise wire.InputError(
-                f"{path} has {size:,} bytes; a prompt file may have {MAX_BYTES:,}."
-            )
-        with path.open(encoding="utf-8", newline="") as file:
-            text = file.read()
-    except OSError as error:
-        raise wire.InputError(f"{path} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise wire.InputError(f"{path} is not UTF-8 text: save it as UTF-8.") from None
+    text = _read(path)
+    for problem in parse(text, path.name).problems:  # first of all: they may be why it fails
+        line = Text(text).line_of(problem.start) + 1
+        _say(f"{path}:{line}: {problem.severity}: {problem.message}")
     names = ("model", "target", "segments", "budget", "method", "index", "order", "seed")
     said = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if str(said.get("model", "")).startswith("hf:"):
         folder = Path(said["model"].removeprefix("hf:"))
         if folder.is_dir():  # the worker runs in another folder
             said["model"] = f"hf:{folder.resolve()}"
-    plan = make_plan(text, path.resolve(), Settings(), said)
-    for problem in plan.document.problems:
-        line = text.count("\n", 0, problem.start) + 1
-        print(f"{path}:{line}: {problem.severity}: {problem.message}", file=sys.stderr)
-    return plan
+    return make_plan(text, path.resolve(), Settings(), said)
 
 
-def _worker() -> WorkerClient:
-    return WorkerClient(threads=os.cpu_count() or 1, background=False)
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)  # a pipe or device does not tell its size
+    except OSError as error:
+        raise wire.InputError(f"{path} cannot be read: {error.strerror}.") from None
+    if len(content) > MAX_BYTES:
+        raise wire.InputError(f"{path} is too large: a prompt file may have {MAX_BYTES:,} bytes.")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise wire.InputError(f"{path}:{line}: this is not UTF-8: save it as UTF-8.") from None
+
+
+def _check_writable(path: Path) -> None:
+    """Before anything is spent on a result that could not be kept."""
+    if path.is_dir():
+        raise wire.InputError(f"{path} cannot be written: Is a directory.")
+    if not path.parent.is_dir():
+        raise wire.InputError(f"{path} cannot be written: {path.parent} is no folder.")
+
+
+def _worker(model: str) -> WorkerClient:
+    # The embedded model's matrices are too small to share: threads would wait for each other.
+    threads = 1 if model == "demo" else os.cpu_count() or 1
+    return WorkerClient(threads=threads, background=False)
 
 
 async def _explain(plan: Plan, name: str) -> Explained:
-    worker = _worker()
+    worker = _worker(plan.request.model)
     try:
         with terminal.progress_bar(f"Explaining {Path(name).name}") as on_progress:
             result = await worker.explain(plan.request, on_progress)
@@ -108,22 +133,51 @@ async def _explain(plan: Plan, name: str) -> Explained:
 
 
 def _write(explained: Explained, options: argparse.Namespace) -> None:
-    with contextlib.ExitStack() as stack:
-        out: Any = sys.stdout
-        if options.output is not None:
-            try:
-                out = stack.enter_context(open(options.output, "w", encoding="utf-8"))
-            except OSError as error:
-                raise wire.InputError(
-                    f"{options.output} cannot be written: {error.strerror}."
-                ) from None
-        if options.format == "json":
-            json.dump(result_json(explained, options.file), out, indent=2, ensure_ascii=False)
-            out.write("\n")
-        else:
-            terminal.show(explained, options.file, out)
+    if options.output is None:
+        with _standard_output() as out:
+            _render(explained, options, out)
+        return
+    try:
+        with open(options.output, "w", encoding="utf-8", errors="backslashreplace") as out:
+            _render(explained, options, out)
+    except OSError as error:
+        raise wire.InputError(f"{options.output} cannot be written: {error.strerror}.") from None
+
+
+def _render(explained: Explained, options: argparse.Namespace, out: TextIO) -> None:
+    if options.format == "text":
+        terminal.show(explained, options.file, out)
+        return
+    result = result_json(explained, options.file)
+    text = json.dumps(result, indent=2, ensure_ascii=False)
+    try:
+        text.encode(out.encoding)
+    except UnicodeEncodeError:  # JSON has its own way to write what the output cannot
+        text = json.dumps(result, indent=2)
+    out.write(text + "\n")
+
+
+@contextlib.contextmanager
+def _standard_output() -> Iterator[TextIO]:
+    """Standard output, whatever its encoding, also where the reader leaves early (``| head``)."""
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper):
+        out.reconfigure(errors="backslashreplace")
+    try:
+        yield out
+        out.flush()
+    except OSError as error:
+        # what is still in the buffer must not fail a second time when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise wire.InputError(f"Standard output cannot be written: {error.strerror}.") from None
 
 
 def _fail(code: int, message: str) -> int:
-    print(f"spex: {message}", file=sys.stderr)
+    _say(f"spex: {message}")
     return code
+
+
+def _say(message: str) -> None:
+    """On standard error; the message may quote a file, which must not drive the terminal."""
+    print(printable(message), file=sys.stderr)

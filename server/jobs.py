@@ -86,13 +86,17 @@ class Jobs:
             assert task is not None
             await listener.started(lambda: self._cancel_job(job))
             result = await self.worker.explain(job.plan.request, listener.progress)
+            listener.done(Explained(job.plan, result))
         except asyncio.CancelledError:
             listener.cancelled()
         except WorkerError as error:
             logger.warning("run %d of %s failed: %s", job.id, job.uri, error)
             listener.failed(error)
-        else:
-            listener.done(Explained(job.plan, result))
+        except Exception as error:  # a defect of ours: whoever watches must still see an end
+            logger.exception("run %d of %s", job.id, job.uri)
+            listener.failed(
+                WorkerError(wire.INTERNAL, f"Spex failed: {type(error).__name__}: {error}")
+            )
         finally:
             if self._by_uri.get(job.uri) is job:
                 del self._by_uri[job.uri]

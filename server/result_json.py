@@ -27,6 +27,7 @@ def result_json(explained: Explained, file: str) -> dict[str, Any]:
             "budget": result.budget,
             "segments": explained.plan.segmentation.kind,
             "unit": result.unit,
+            "notes": list(explained.notes),  # what was chosen for this run, and why
         },
         "segments": [
             {
@@ -65,5 +66,4 @@ def result_json(explained: Explained, file: str) -> dict[str, Any]:
         },
         "tokens": {"input": result.input_tokens},
         "seconds": result.seconds,
-        "notes": list(result.notes),
     }

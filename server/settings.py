@@ -7,6 +7,7 @@ It must not know LSP or the worker.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import sys
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.prompts import PromptSettings, segment_kind
+from server.prompts import MAX_BUDGET, PromptSettings, segment_kind
 from spex_engine.wire import InputError
 
 METHODS = ("auto", "exact", "linear", "proxyspex", "spex", "gp")
@@ -23,7 +24,7 @@ INDICES = (
     *("Moebius", "CoMoebius", "SV", "BV", "SII", "k-SII"),
     *("BII", "STII", "FSII", "FBII", "Fourier"),
 )
-NUMBERS = {"budget": 2, "order": 1, "seed": 0}  # and the least each may be
+NUMBERS = {"budget": (2, MAX_BUDGET), "order": (1, 1000), "seed": (0, 2**32 - 1)}  # from, to
 _HUB_NAME = re.compile(r"hf:[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -69,9 +70,11 @@ def check(key: str, value: Any) -> Any:
     if value is None:
         return fields[key].default
     if key in NUMBERS:
-        least = NUMBERS[key]
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise InputError(f"{key}: expected a whole number from {least}, got {value!r}")
+        least, most = NUMBERS[key]
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise InputError(
+                f"{key}: expected a whole number from {least} to {most:,}, got {value!r}"
+            )
         return value
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{key}: expected text, got {value!r}")
@@ -96,9 +99,10 @@ def allowed_model(wish: str, folder: Path | None) -> str:
     if wish == "demo" or _HUB_NAME.fullmatch(wish):
         return wish
     if wish.startswith("hf:./") and folder is not None:
-        path = (folder / wish.removeprefix("hf:")).resolve()
-        if path.is_relative_to(folder.resolve()):
-            return f"hf:{path}"
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # no path, or links in a ring
+            path = (folder / wish.removeprefix("hf:")).resolve()
+            if path.is_relative_to(folder.resolve()):
+                return f"hf:{path}"
     raise InputError(
         f"A prompt file may not choose the model {wish!r}: only demo, hf:NAME from the Hub or "
         "hf:./FOLDER below the file's own folder. Choose it in the settings or with --model."

@@ -7,20 +7,22 @@ numbers say the same. Prompt text is printed as text: no markup, no control char
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text as Rich
 
-from server.explained import Explained, plus_minus
+from server.explained import Explained, plus_minus, printable, signed
 from server.text import Text
 from spex_engine import wire
 
 MAX_SHOWN = 12
+MAX_WIDTH = 10_000  # of a line where no terminal's edge bounds it
 # Okabe-Ito blue and vermillion, which colour-blind readers tell apart; (red, green, blue)
 RAISES, LOWERS = (0, 114, 178), (213, 94, 0)
 WHITE = (255, 255, 255)
@@ -31,16 +33,16 @@ def progress_bar(title: str) -> Iterator[Callable[[wire.Progress], None]]:
     """A bar on a terminal's standard error; nothing at all in a pipe."""
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("calls"),
         TimeElapsedColumn(),
     )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(title, total=None)
+    # isatty, because rich also takes a pipe for a terminal where FORCE_COLOR is set
+    hidden = not console.file.isatty()
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task(printable(title), total=None)
 
         def on_progress(progress: wire.Progress) -> None:
             bar.update(task, completed=progress.done, total=progress.total)
@@ -48,14 +50,19 @@ def progress_bar(title: str) -> Iterator[Callable[[wire.Progress], None]]:
         yield on_progress
 
 
-def show(explained: Explained, file: str, out: IO[str]) -> None:
-    """Print the whole result to ``out``: coloured on a terminal, plain elsewhere."""
-    console = Console(file=out, highlight=False, soft_wrap=out is not sys.stdout)
+def show(explained: Explained, file: str, out: TextIO) -> None:
+    """Print the whole result to ``out``: coloured and folded on a terminal, else one row a line."""
+    if out.isatty():
+        Console(file=out, highlight=False).print(rendered(explained, file))
+        return
+    lines = io.StringIO()
+    demanded = None if out is sys.stdout else False  # FORCE_COLOR means the screen, not files
+    console = Console(file=lines, highlight=False, width=MAX_WIDTH, force_terminal=demanded)
     console.print(rendered(explained, file))
+    out.writelines(f"{line.rstrip()}\n" for line in lines.getvalue().splitlines())
 
 
 def rendered(explained: Explained, file: str) -> RenderableType:
-    result = explained.result
     return Group(
         _head(explained, file),
         Rich(),
@@ -63,17 +70,17 @@ def rendered(explained: Explained, file: str) -> RenderableType:
         Rich(),
         _interactions(explained),
         Rich(),
-        _foot(result),
+        _foot(explained),
     )
 
 
 def _head(explained: Explained, file: str) -> Rich:
     result = explained.result
     head = Rich()
-    head.append(_printable(file), style="bold")
-    head.append(f"  on {result.model} says ")
-    head.append(f"“{_printable(result.target.text)}”", style="bold")
-    head.append(f"  ({result.target.value:+.2f} {result.unit})")
+    head.append(printable(file), style="bold")
+    head.append(f"  on {printable(result.model)} says ")
+    head.append(f"“{printable(result.target.text)}”", style="bold")
+    head.append(f"  ({signed(result.target.value)} {result.unit})")
     return head
 
 
@@ -90,12 +97,12 @@ def _segments(explained: Explained) -> Table:
     table.add_column("prompt")
     for start, end, index in _stretches(explained):
         line = str(text.line_of(start) + 1)
-        words = _printable(text.text[start:end])
+        words = printable(text.text[start:end])
         if index is None:
             table.add_row(line, "fixed", "", "", Rich(words), style="dim")
             continue
         effect = effects[index]
-        removal = "" if effect.removal is None else f"{effect.removal:+.2f}"
+        removal = "" if effect.removal is None else signed(effect.removal)
         table.add_row(
             line,
             plus_minus(effect.effect, effect.stderr),
@@ -133,7 +140,7 @@ def _interactions(explained: Explained) -> RenderableType:
     table.add_column("segments", no_wrap=True)
     table.add_column("between")
     for i in shown:
-        members = Rich(" × ").join(Rich(_printable(explained.segments[s].text)) for s in i.segments)
+        members = Rich(" × ").join(Rich(printable(explained.segments[s].text)) for s in i.segments)
         numbers = " × ".join(f"#{s + 1}" for s in i.segments)
         style = _foreground(i.value)
         table.add_row(
@@ -146,7 +153,8 @@ def _interactions(explained: Explained) -> RenderableType:
     return Group(table, Rich(f"and {more} weaker ones (--format json has all)")) if more else table
 
 
-def _foot(result: wire.ExplainResult) -> Rich:
+def _foot(explained: Explained) -> Rich:
+    result = explained.result
     calls = result.evaluations
     r2 = "not known" if result.faithfulness.r2 is None else f"{result.faithfulness.r2:.3f}"
     foot = Rich()
@@ -160,8 +168,8 @@ def _foot(result: wire.ExplainResult) -> Rich:
         "dropped from the full prompt",
         style="dim",
     )
-    for note in result.notes:
-        foot.append(f"\nnote: {_printable(note)}")
+    for note in explained.notes:
+        foot.append(f"\nnote: {printable(note)}")
     return foot
 
 
@@ -179,9 +187,3 @@ def _heat(share: float) -> str:
 def _foreground(value: float) -> str:
     red, green, blue = RAISES if value > 0 else LOWERS
     return f"bold #{red:02x}{green:02x}{blue:02x}"
-
-
-def _printable(text: str) -> str:
-    """Without control characters, which could drive the terminal; one line."""
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else "\ufffd" for c in line)

@@ -15,10 +15,9 @@ import json
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from spex_engine import wire
 
@@ -40,6 +39,7 @@ main()
 LINE_LIMIT = 64 * 2**20
 START_SECONDS = 60.0
 CANCEL_SECONDS = 0.5  # after that the worker is killed
+LOG_SECONDS = 1.0  # that a dead worker's log is waited for: a child of its may hold it open
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -51,10 +51,15 @@ class WorkerError(Exception):
         self.code = code
 
 
+class _KilledError(Exception):
+    """The worker was killed to cancel another request; this one may be asked again."""
+
+
 class WorkerClient:
     """One worker process at a time, started when it is first needed.
 
     threads: how many the worker may use; background: whether it should give way to an editor.
+    ``interpreter`` may be changed: the next request that finds no other running is asked there.
     """
 
     def __init__(
@@ -63,10 +68,11 @@ class WorkerClient:
         self.interpreter = interpreter
         self.threads = threads
         self.background = background
-        self.state = "stopped"  # stopped | starting | ready | busy
         self.handshake: wire.Handshake | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
+        self._runs_in = interpreter  # the interpreter of the process
+        self._killed = False  # the process, by a cancel
         self._starting = asyncio.Lock()
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -77,24 +83,25 @@ class WorkerClient:
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
+    @property
+    def state(self) -> Literal["stopped", "starting", "ready", "busy"]:
+        if self._starting.locked():
+            return "starting"
+        if self._process is None:
+            return "stopped"
+        return "busy" if self._progress else "ready"
+
     async def explain(
         self, request: wire.ExplainRequest, on_progress: Callable[[wire.Progress], None]
     ) -> wire.ExplainResult:
         """Raises WorkerError; cancelling the awaiting task stops the run within a second."""
-        await self._start()
-        id_ = next(self._ids)
-        self._progress[id_] = on_progress
-        self.state = "busy"
-        try:
-            answer = await self._ask(id_, wire.EXPLAIN, wire.to_json(request))
-        except asyncio.CancelledError:
-            await self._cancel(id_)
-            raise
-        finally:
-            self._progress.pop(id_, None)
-            if self.state == "busy":
-                self.state = "ready"
-        return wire.from_json(wire.ExplainResult, answer)
+        while True:
+            await self._start()
+            try:
+                answer = await self._explain(request, on_progress)
+            except _KilledError:
+                continue
+            return _read_as(wire.ExplainResult, answer)
 
     async def hello(self) -> wire.Handshake:
         """Starts the worker where none runs, and says what it is."""
@@ -108,51 +115,57 @@ class WorkerClient:
             return
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
-        await self._process.wait()
         if self._reader is not None:
-            await self._reader
+            await asyncio.wait([self._reader])
 
     async def _start(self) -> None:
         async with self._starting:
             if self._process is not None:
-                return
-            self.state = "starting"
+                if self._runs_in == self.interpreter or self._progress:
+                    return
+                await self.close()
             self._last_words.clear()
-            try:
-                self._process = await asyncio.create_subprocess_exec(
-                    self.interpreter,
-                    "-P",
-                    "-c",
-                    BOOTSTRAP,
-                    str(ENGINE),
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.PIPE,
-                    cwd=tempfile.gettempdir() if os.name == "nt" else "/",
-                    env=self._environment(),
-                    limit=LINE_LIMIT,
-                )
-            except OSError as error:
-                self.state = "stopped"
-                raise WorkerError(
-                    wire.WORKER_DIED,
-                    f"The Python interpreter {self.interpreter!r} cannot be started "
-                    f"({error.strerror}): choose another one (setting spex.interpreter).",
-                ) from None
+            self._runs_in = self.interpreter
+            self._process = await self._spawn()
             self._reader = asyncio.create_task(self._read(self._process))
-            asked = self._ask(next(self._ids), wire.HANDSHAKE, {"protocol": wire.PROTOCOL_VERSION})
+            _, answer = self._ask(wire.HANDSHAKE, {"protocol": wire.PROTOCOL_VERSION})
             try:
-                answer = await asyncio.wait_for(asked, START_SECONDS)
+                self.handshake = _read_as(
+                    wire.Handshake, await asyncio.wait_for(answer, START_SECONDS)
+                )
             except TimeoutError:
                 await self.close()
                 raise WorkerError(
                     wire.WORKER_DIED, f"The worker did not answer within {START_SECONDS:.0f} s."
                 ) from None
-            except asyncio.CancelledError:
+            except BaseException:  # a worker that was not greeted is of no use to the next request
                 await self.close()
                 raise
-            self.handshake = wire.from_json(wire.Handshake, answer)
-            self.state = "ready"
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        try:
+            return await asyncio.create_subprocess_exec(
+                self._runs_in,
+                "-P",
+                "-c",
+                BOOTSTRAP,
+                str(ENGINE),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                # A folder only we write to: from / or a shared one, the Hub's name in "hf:tmp/x"
+                # would mean a folder that anybody may have made.
+                cwd=ENGINE,
+                env=self._environment(),
+                limit=LINE_LIMIT,
+            )
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise WorkerError(
+                wire.WORKER_DIED,
+                f"The Python interpreter {self._runs_in!r} cannot be started ({reason}): "
+                "choose another one (setting spex.interpreter).",
+            ) from None
 
     def _environment(self) -> dict[str, str]:
         threads = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
@@ -160,36 +173,46 @@ class WorkerClient:
         nice = {"SPEX_BACKGROUND": "1"} if self.background else {}
         return {**os.environ, **threads, **quiet, **nice, "PYTHONSAFEPATH": "1"}
 
-    async def _ask(self, id_: int, method: str, params: Any) -> Any:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting[id_] = future
+    async def _explain(
+        self, request: wire.ExplainRequest, on_progress: Callable[[wire.Progress], None]
+    ) -> Any:
+        id_, answer = self._ask(wire.EXPLAIN, wire.to_json(request))
+        self._progress[id_] = on_progress
         try:
-            self._send({"id": id_, "method": method, "params": params})
-            return await asyncio.shield(future)
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            await self._cancel(id_, answer)
+            raise
         finally:
-            if future.done():
-                self._waiting.pop(id_, None)
+            self._progress.pop(id_, None)
+            self._waiting.pop(id_, None)
+
+    def _ask(self, method: str, params: Any) -> tuple[int, asyncio.Future[Any]]:
+        """The request's id, and its answer to come."""
+        id_ = next(self._ids)
+        self._send({"id": id_, "method": method, "params": params})
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting[id_] = answer
+        return id_, answer
 
     def _send(self, message: dict[str, Any]) -> None:
-        if self._process is None or self._process.stdin is None:
-            raise WorkerError(wire.WORKER_DIED, self._epitaph(None))
+        assert self._process is not None
+        assert self._process.stdin is not None
         line = json.dumps({"jsonrpc": "2.0", **message}, allow_nan=False)
         self._process.stdin.write(line.encode() + b"\n")
 
-    async def _cancel(self, id_: int) -> None:
+    async def _cancel(self, id_: int, answer: asyncio.Future[Any]) -> None:
         """Ask the worker to stop the run; kill it if it does not answer at once."""
-        future = self._waiting.get(id_)
-        if future is None or self._process is None:
+        if not answer.done():
+            self._send({"method": wire.CANCEL, "params": {"id": id_}})
+            await asyncio.wait([answer], timeout=CANCEL_SECONDS)
+        if answer.done():
+            answer.exception()  # has been dealt with: it was cancelled
             return
-        self._send({"method": wire.CANCEL, "params": {"id": id_}})
-        _, pending = await asyncio.wait([future], timeout=CANCEL_SECONDS)
-        self._waiting.pop(id_, None)
-        if pending:
-            logger.info("the worker did not stop in time and is killed")
-            future.cancel()
-            await self.close()
-        else:
-            future.exception()  # has been dealt with: it was cancelled
+        logger.info("the worker did not stop in time and is killed")
+        answer.cancel()
+        self._killed = True
+        await self.close()
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         """Hands answers and progress to whoever waits, until the worker is gone."""
@@ -204,13 +227,16 @@ class WorkerClient:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
         code = await process.wait()
-        await log
+        await asyncio.wait([log], timeout=LOG_SECONDS)
+        log.cancel()
         self._process = None
-        self.state = "stopped"
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(WorkerError(wire.WORKER_DIED, self._epitaph(code)))
-                future.exception()  # nobody may be waiting any more
+        killed, self._killed = self._killed, False
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(
+                    _KilledError() if killed else WorkerError(wire.WORKER_DIED, self._epitaph(code))
+                )
+                answer.exception()  # nobody may be waiting any more
         self._waiting.clear()
 
     def _receive(self, message: dict[str, Any]) -> None:
@@ -219,13 +245,13 @@ class WorkerClient:
             if progress.id in self._progress:
                 self._progress[progress.id](progress)
             return
-        future = self._waiting.get(message["id"])
-        if future is None or future.done():
+        answer = self._waiting.pop(message["id"], None)
+        if answer is None or answer.done():
             return
         if "error" in message:
-            future.set_exception(WorkerError(message["error"]["code"], message["error"]["message"]))
+            answer.set_exception(WorkerError(message["error"]["code"], message["error"]["message"]))
         else:
-            future.set_result(message["result"])
+            answer.set_result(message["result"])
 
     async def _keep_log(self, stream: asyncio.StreamReader) -> None:
         async for line in stream:
@@ -233,16 +259,22 @@ class WorkerClient:
             self._last_words.append(text)
             logger.info("worker: %s", text)
 
-    def _epitaph(self, code: int | None) -> str:
-        missing = next((w for w in self._last_words if w.startswith("ModuleNotFoundError")), None)
-        if missing is not None:
-            return (
-                f"{self.interpreter} cannot run the engine ({missing}): install spex-lsp there, "
-                "or choose another interpreter (setting spex.interpreter)."
-            )
-        how = f"exit code {code}" if code is None or code >= 0 else f"signal {-code}"
+    def _epitaph(self, code: int) -> str:
+        how = f"exit code {code}" if code >= 0 else f"signal {-code}"
         last = f" Its last words: {self._last_words[-1]}" if self._last_words else ""
+        if self._starting.locked():
+            return (
+                f"{self._runs_in} did not start as a worker ({how}).{last} It must be Python 3.11 "
+                "or later: choose another interpreter (setting spex.interpreter)."
+            )
         return (
             f"The model process ended unexpectedly ({how}).{last} "
             "Run it again: a new process starts by itself."
         )
+
+
+def _read_as(kind: type[wire.T], answer: Any) -> wire.T:
+    try:
+        return wire.from_json(kind, answer)
+    except wire.InputError as error:
+        raise WorkerError(wire.INTERNAL, f"The worker's answer cannot be read: {error}.") from None

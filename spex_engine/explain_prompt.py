@@ -15,6 +15,7 @@ import numpy as np
 
 from spex_engine.backends import open_backend
 from spex_engine.backends.base import Backend
+from spex_engine.estimators import estimator
 from spex_engine.explainer import Explanation, explain
 from spex_engine.indices import interactions
 from spex_engine.values import UNIT, TargetGame
@@ -47,6 +48,7 @@ def explain_prompt(
     ``should_stop`` said so.
     """
     started = time.perf_counter()
+    _check(request)
     on_progress(0, request.budget, f"loading {request.model}")
     backend = open_model(request.model)
     prompt = backend.tokenise(_encodable(request.prompt))
@@ -58,11 +60,15 @@ def explain_prompt(
                 "give the answer to be explained as the target."
             )
     else:
-        target = backend.tokenise_target(prompt, request.target)
+        target = backend.tokenise_target(prompt, _clean(request.target))
     text = request.target if request.target is not None else backend.decode(target).strip()
+    game = TargetGame(backend, prompt, target, should_stop)
+    # the full prompt first: where not even that can be scored, nothing else is worth asking
+    whole = float(game(np.ones((1, request.prompt.n_segments), dtype=bool))[0])
     if should_stop():
         raise StoppedError
-    game = TargetGame(backend, prompt, target, should_stop)
+    if np.isnan(whole):
+        raise ModelError(f"{request.model} could not score the full prompt: see the log.")
     explanation = explain(
         game,
         request.prompt.n_segments,
@@ -78,9 +84,6 @@ def explain_prompt(
     )
     if should_stop():
         raise StoppedError
-    whole = _value(explanation, np.ones(request.prompt.n_segments, dtype=bool))
-    if whole is None:
-        raise ModelError(f"{request.model} could not score the full prompt: see the log.")
     return ExplainResult(
         model=request.model,
         target=Target(text, whole),
@@ -101,11 +104,28 @@ def explain_prompt(
     )
 
 
-def _encodable(prompt: Prompt) -> Prompt:
-    """Lone surrogates, which no tokenizer can encode, as U+FFFD; lengths stay."""
+def _check(request: ExplainRequest) -> None:
+    """Raises InputError for what would fail only after the model was asked."""
+    try:
+        estimator(request.method)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    n = request.prompt.n_segments
+    if request.method == "exact" and n >= request.budget.bit_length():
+        raise InputError(
+            f"method: exact asks for every subset of {n} segments, 2^{n} calls, and the budget is "
+            f"{request.budget:,}: use auto, cut the prompt more coarsely or raise the budget."
+        )
 
+
+def _clean(text: str) -> str:
+    """Lone surrogates, which no tokenizer can encode, as U+FFFD; the length stays."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
+def _encodable(prompt: Prompt) -> Prompt:
     def clean(piece: Piece) -> Piece:
-        return dataclasses.replace(piece, text=_SURROGATE.sub("\ufffd", piece.text))
+        return dataclasses.replace(piece, text=_clean(piece.text))
 
     messages = tuple(
         dataclasses.replace(m, pieces=tuple(clean(p) for p in m.pieces)) for m in prompt.messages

@@ -22,6 +22,7 @@ CANCEL = "cancel"  # notification {"id"}: the request of that id ends with CANCE
 SHUTDOWN = "shutdown"  # request -> null, then the worker ends
 
 # ---- error codes ------------------------------------------------------------------------------
+MALFORMED = -32700  # what was sent is no message; the id is null
 INTERNAL = -32603  # a defect of ours: the message carries the exception
 BAD_INPUT = 1  # the request cannot be carried out as asked; the message says what to change
 MODEL_ERROR = 2  # the model is missing, unfit or failed; the message says what to do

@@ -14,7 +14,7 @@ import platform
 import sys
 import threading
 import traceback
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any
 
 from spex_engine import __version__, wire
@@ -30,42 +30,71 @@ class Worker:
         self.sink = sink
         self.writing = threading.Lock()
         self.jobs = ThreadPoolExecutor(max_workers=1)
+        self.runs: dict[int, Future[None]] = {}  # those not answered yet
         self.cancelled: set[int] = set()
         self.backends: dict[str, Any] = {}
 
     def serve(self) -> None:
         """Until shutdown, or the end of ``source``."""
         for line in self.source:
-            message = json.loads(line)
-            method, params, id_ = message["method"], message.get("params"), message.get("id")
+            try:
+                method, params, id_ = _read_message(line)
+            except (ValueError, RecursionError) as error:
+                print(f"a line that is no message: {error}", file=sys.stderr, flush=True)
+                self._fail(None, wire.MALFORMED, f"This line is no message: {error}.")
+                continue
             if method == wire.CANCEL:
-                self.cancelled.add(params["id"])
+                self._cancel(params.get("id"))
+            elif id_ is None:
+                print(f"an unknown notification: {method!r}", file=sys.stderr, flush=True)
             elif method == wire.HANDSHAKE:
                 self._answer(id_, lambda params=params: handshake(params))
             elif method == wire.EXPLAIN:
-                self.jobs.submit(
-                    self._answer, id_, lambda id_=id_, params=params: self._explain(id_, params)
-                )
+                self._start(id_, params)
             elif method == wire.SHUTDOWN:
                 self._answer(id_, lambda: None)
                 return
-            elif id_ is not None:
+            else:
                 self._fail(id_, wire.BAD_INPUT, f"unknown method {method!r}")
+
+    def _start(self, id_: int, params: Any) -> None:
+        run = self.jobs.submit(self._answer, id_, lambda: self._explain(id_, params))
+        self.runs[id_] = run
+        run.add_done_callback(lambda _: self._forget(id_))
+
+    def _cancel(self, id_: Any) -> None:
+        run = self.runs.get(id_)
+        if run is None:
+            return
+        self.cancelled.add(id_)
+        if run.cancel():  # it still waits for another: nobody else would answer until that ends
+            self._fail(id_, wire.CANCELLED, "cancelled")
+
+    def _forget(self, id_: int) -> None:
+        self.runs.pop(id_, None)
+        self.cancelled.discard(id_)
 
     def _answer(self, id_: int, call: Any) -> None:
         try:
-            result = call()
+            self._send({"id": id_, "result": wire.to_json(call())})
         except wire.InputError as error:
             self._fail(id_, wire.BAD_INPUT, str(error))
         except wire.ModelError as error:
             self._fail(id_, wire.MODEL_ERROR, str(error))
         except wire.StoppedError:
             self._fail(id_, wire.CANCELLED, "cancelled")
+        except ImportError as error:
+            traceback.print_exc()
+            reason = str(error).strip().partition("\n")[0]
+            self._fail(
+                id_,
+                wire.MODEL_ERROR,
+                f"{sys.executable} cannot run the engine ({reason}): install spex-lsp there, or "
+                "choose another interpreter (setting spex.interpreter).",
+            )
         except Exception as error:
             traceback.print_exc()
             self._fail(id_, wire.INTERNAL, f"{type(error).__name__}: {error}")
-        else:
-            self._send({"id": id_, "result": wire.to_json(result)})
 
     def _explain(self, id_: int, params: Any) -> wire.ExplainResult:
         from spex_engine.explain_prompt import explain_prompt
@@ -88,7 +117,7 @@ class Worker:
             self.backends[uri] = open_backend(uri)
         return self.backends[uri]
 
-    def _fail(self, id_: int, code: int, message: str) -> None:
+    def _fail(self, id_: int | None, code: int, message: str) -> None:
         self._send({"id": id_, "error": {"code": code, "message": message}})
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -96,6 +125,17 @@ class Worker:
         with self.writing:
             self.sink.write(line + "\n")
             self.sink.flush()
+
+
+def _read_message(line: str) -> tuple[str, dict[str, Any], int | None]:
+    """Method, params and id (None: a notification) of a line; ValueError where it is no message."""
+    message = json.loads(line)
+    if not isinstance(message, dict) or not isinstance(message.get("method"), str):
+        raise ValueError("expected an object with a method")
+    params, id_ = message.get("params") or {}, message.get("id")
+    if not isinstance(params, dict) or not isinstance(id_, int | None):
+        raise ValueError("expected params to be an object and id a whole number")
+    return message["method"], params, id_
 
 
 def handshake(params: Any) -> wire.Handshake:
@@ -127,12 +167,16 @@ def main() -> None:
         os.nice(5)  # an editor waits beside us
     sink = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
     os.dup2(2, 1)  # whatever a library prints goes to the log
-    source = os.fdopen(os.dup(0), "r", encoding="utf-8", newline="\n")
+    source = os.fdopen(os.dup(0), "r", encoding="utf-8", errors="replace", newline="\n")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    code = 0
     try:
         Worker(source, sink).serve()
     except (BrokenPipeError, KeyboardInterrupt):
         pass
+    except BaseException:  # os._exit would end without a word
+        traceback.print_exc()
+        code = 1
     finally:
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(code)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from lsprotocol import types
 
+from server.capabilities import Capabilities
 from server.explained import Explained, plus_minus, quote
 from server.prompts import PromptDocument
 from server.text import Encoding, Span, Text
@@ -50,12 +51,9 @@ def problem_diagnostics(
 
 
 def interaction_diagnostics(
-    explained: Explained, text: Text, uri: str, encoding: Encoding, related: bool
+    explained: Explained, text: Text, uri: str, encoding: Encoding, takes: Capabilities
 ) -> list[types.Diagnostic]:
-    """``text`` is what the editor shows now: where it was edited since, the marks say so.
-
-    ``related``: whether the client takes related information.
-    """
+    """``text`` is what the editor shows now: where it was edited since, the marks say so."""
     places = explained.places(text.text)
     stale = text.text != explained.plan.document.text
     shown = [i for i in explained.notable if all(s in places for s in i.segments)][:MAX_SHOWN]
@@ -68,9 +66,9 @@ def interaction_diagnostics(
             else types.DiagnosticSeverity.Information,
             code="spex/interaction",
             source=SOURCE,
-            tags=[types.DiagnosticTag.Unnecessary] if stale else None,
+            tags=[types.DiagnosticTag.Unnecessary] if stale and takes.tags else None,
             related_information=list(_related(explained, i, text, places, uri, encoding))
-            if related
+            if takes.related
             else None,
             data={"segments": list(i.segments), "value": i.value, "kind": i.kind, "stale": stale},
         )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from lsprotocol import types
 
-from server.explained import Explained, plus_minus, quote
+from server.explained import LEAST, Explained, plus_minus, printable, quote, signed
 from server.features.diagnostics import lsp_range
 from server.text import Encoding, Text
 
 MAX_PARTNERS = 5
+CLEAR = 0.1  # in the value's unit: smaller effects are not worth a contradiction
+APART = 0.25  # of the larger: effect and removal this unlike say different things
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~&$:@=\"'])")
 
 
@@ -23,12 +26,11 @@ def hover(
     if at is None:
         return None
     stale = text.text != explained.plan.document.text
-    lines = _lines(explained, at, text, stale)
     if markdown:
-        value = "\n\n".join(lines)
+        value = "\n\n".join(_lines(explained, at, text, stale, escape, lambda said: f"**{said}**"))
         content = types.MarkupContent(types.MarkupKind.Markdown, value)
     else:
-        value = "\n".join(_plain(line) for line in lines)
+        value = "\n".join(_lines(explained, at, text, stale, _as_it_is, _as_it_is))
         content = types.MarkupContent(types.MarkupKind.PlainText, value)
     return types.Hover(content, lsp_range(text, places[at], encoding))
 
@@ -38,28 +40,34 @@ def escape(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", text)
 
 
-def _plain(markdown: str) -> str:
-    """Our own Markdown (bold, escapes) as plain text."""
-    return re.sub(r"\\(.)", r"\1", re.sub(r"(?<!\\)\*\*", "", markdown))
+def _as_it_is(text: str) -> str:
+    return text
 
 
-def _lines(explained: Explained, index: int, text: Text, stale: bool) -> list[str]:
+def _lines(
+    explained: Explained,
+    index: int,
+    text: Text,
+    stale: bool,
+    verbatim: Callable[[str], str],
+    bold: Callable[[str], str],
+) -> list[str]:
+    """``verbatim`` makes any text safe to show, ``bold`` sets safe text in bold."""
     result = explained.result
     effect = result.segments[index]
     places = explained.places(text.text)
-    answer = escape(quote(result.target.text))
-    verb = "raises" if effect.effect > 0 else "lowers"
     lines = []
     if stale:
-        lines.append("**Stale:** the prompt has changed since; run *Explain prompt* again.")
+        lines.append(f"{bold('Stale:')} the prompt has changed since; run Explain prompt again.")
+    value = bold(verbatim(plus_minus(effect.effect, effect.stderr)))
     lines.append(
-        f"**{escape(plus_minus(effect.effect, effect.stderr))}** {result.unit}: on average "
-        f"keeping this {verb} the answer {answer}."
+        f"{value} {verbatim(result.unit)}: on average keeping this {_verb(effect.effect)} the "
+        f"answer {verbatim(quote(result.target.text))}."
     )
     if effect.removal is not None:
-        removal = escape(f"{effect.removal:+.2f}")
-        lines.append(f"Removing it alone changes the answer's score by **{removal}**.")
-        if abs(effect.effect) > 0.1 and effect.removal * effect.effect > 0:
+        removal = bold(verbatim(signed(effect.removal)))
+        lines.append(f"Removing it alone changes the answer's score by {removal}.")
+        if _disagree(effect.effect, effect.removal):
             lines.append("The two disagree: what it does depends on what else is there.")
     partners = explained.partners(index)
     for partner in partners[:MAX_PARTNERS]:
@@ -68,9 +76,9 @@ def _lines(explained: Explained, index: int, text: Text, stale: bool) -> list[st
             if other == index:
                 continue
             where = f" (line {text.line_of(places[other][0]) + 1})" if other in places else ""
-            others.append(f"{escape(quote(explained.segments[other].text))}{where}")
-        value = escape(plus_minus(partner.value, partner.stderr))
-        lines.append(f"**{partner.kind} {value}** with {' and '.join(others)}")
+            others.append(f"{verbatim(quote(explained.segments[other].text))}{where}")
+        value = verbatim(plus_minus(partner.value, partner.stderr))
+        lines.append(f"{bold(f'{partner.kind} {value}')} with {' and '.join(others)}")
     if not partners:
         lines.append("No notable interaction with another segment.")
     elif len(partners) > MAX_PARTNERS:
@@ -79,5 +87,17 @@ def _lines(explained: Explained, index: int, text: Text, stale: bool) -> list[st
     sure = f"{faithfulness.how}, {result.evaluations.computed:,} model calls, {result.model}"
     if faithfulness.r2 is not None:
         sure = f"R² {faithfulness.r2:.2f} ({sure})"
-    lines.append(escape(f"How sure: {sure}, {result.method}, tier {result.tier}"))
+    lines.append(verbatim(printable(f"How sure: {sure}, {result.method}, tier {result.tier}")))
     return lines
+
+
+def _verb(effect: float) -> str:
+    if abs(effect) < LEAST:
+        return "hardly changes"
+    return "raises" if effect > 0 else "lowers"
+
+
+def _disagree(effect: float, removal: float) -> bool:
+    """Whether keeping on average and dropping from the full prompt tell different stories."""
+    less, more = sorted((effect, -removal), key=abs)
+    return abs(more) > CLEAR and less / more < APART

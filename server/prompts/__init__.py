@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from server.prompts import markdown
 from server.prompts.document import (
+    MAX_BUDGET,
     SEGMENT_KINDS,
     DocumentMessage,
     Problem,
@@ -19,6 +20,7 @@ from server.prompts.document import (
 
 __all__ = [
     "FORMATS",
+    "MAX_BUDGET",
     "SEGMENT_KINDS",
     "DocumentMessage",
     "Problem",

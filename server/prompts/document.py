@@ -13,6 +13,7 @@ from typing import Literal, get_args
 from server.text import Span
 
 SegmentKind = Literal["auto", "sentence", "line", "word"]
+MAX_BUDGET = 1_000_000  # model calls: a file must not make the worker plan until memory is full
 SEGMENT_KINDS: tuple[SegmentKind, ...] = get_args(SegmentKind)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from server.prompts.document import (
+    MAX_BUDGET,
     SEGMENT_KINDS,
     Problem,
     PromptSettings,
@@ -142,9 +143,11 @@ def _budget(values: Mapping[str, Value], problems: list[Problem]) -> int | None:
     value = values.get("budget")
     if value is None:
         return None
-    if not value.is_quoted and _BUDGET.fullmatch(value.text) and int(value.text) >= 2:
-        return int(value.text)
-    problems.append(_wrong("budget", value, "a whole number, 2 or more (at most 9 digits)"))
+    if not value.is_quoted and _BUDGET.fullmatch(value.text):
+        budget = int(value.text)
+        if 2 <= budget <= MAX_BUDGET:
+            return budget
+    problems.append(_wrong("budget", value, f"a whole number from 2 to {MAX_BUDGET:,}"))
     return None
 
 

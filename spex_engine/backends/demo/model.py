@@ -42,10 +42,12 @@ class Llama:
         self.context_length: int = config["max_position_embeddings"]
         head = config["hidden_size"] // self.n_heads
         base: float = config["rope_parameters"]["rope_theta"]
-        frequency = base ** (-np.arange(0, head, 2) / head)
-        angle = np.arange(self.context_length)[:, None] * np.tile(frequency, 2)
-        self.cos: Array = np.cos(angle).astype(np.float32)
-        self.sin: Array = np.sin(angle).astype(np.float32)
+        # rounded as transformers rounds it: at position 1,000 more digits would be a difference
+        half = np.arange(0, head, 2, dtype=np.float32) / np.float32(head)
+        frequency = np.float32(1) / np.float32(base) ** half
+        angle = np.arange(self.context_length, dtype=np.float32)[:, None] * np.tile(frequency, 2)
+        self.cos: Array = np.cos(angle)
+        self.sin: Array = np.sin(angle)
 
     def hidden(self, ids: Ids) -> Array:
         """The last layer's normalised states; ids int (B, L) -> float (B, L, D)."""
@@ -169,12 +171,14 @@ def load(folder: Path = WEIGHTS) -> DemoBackend:
     from tokenizers import Tokenizer
 
     try:
-        config = json.loads((folder / "config.json").read_text())
-        weights = load_file(folder / "model.safetensors")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        model = Llama(config, load_file(folder / "model.safetensors"))
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        last = tokenizer.get_vocab_size() - 1
+        model.logprobs(model.hidden(np.array([[last]])))  # all parts are there and fit together
+        return DemoBackend(model, tokenizer, config["eos_token_id"])
     except Exception as error:
         raise ModelError(
             f"The embedded model's files in {folder} cannot be read ({error}). "
             "Install spex-lsp again."
         ) from error
-    return DemoBackend(Llama(config, weights), tokenizer, config["eos_token_id"])

@@ -1,0 +1,172 @@
+"""Settings from every source: what fits, what is said of what does not, and who may ask."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+
+from server.prompts import PromptSettings
+from server.settings import INDICES, METHODS, Settings, allowed_model, check, merge, read_settings
+from spex_engine.indices import INDICES as ENGINE_INDICES
+from spex_engine.wire import InputError
+
+
+def test_the_defaults() -> None:
+    assert read_settings(None) == (Settings(), ())
+    assert read_settings({}) == (Settings(), ())
+    default = Settings()
+    assert (default.model, default.target, default.segments) == ("demo", None, "auto")
+    assert (default.budget, default.method, default.index, default.order) == (
+        1024,
+        "auto",
+        "FBII",
+        3,
+    )
+    assert default.interpreter == sys.executable
+
+
+def test_good_values_are_taken() -> None:
+    section = {
+        "model": "hf:gpt2",
+        "target": "Paris",
+        "segments": "Words",
+        "budget": 64,
+        "method": "linear",
+        "index": "SII",
+        "order": 2,
+        "seed": 7,
+        "interpreter": "/usr/bin/python3",
+    }
+    settings, problems = read_settings(section)
+    assert problems == ()
+    assert dataclasses.asdict(settings) == section | {"segments": "word"}
+
+
+def test_null_is_the_default() -> None:
+    names = [field.name for field in dataclasses.fields(Settings)]
+    assert read_settings(dict.fromkeys(names)) == (Settings(), ())
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"budget": 1}, "spex.budget: expected a whole number from 2 to 1,000,000, got 1"),
+        ({"budget": "64"}, "spex.budget: expected a whole number from 2 to 1,000,000, got '64'"),
+        ({"budget": 64.0}, "spex.budget: expected a whole number from 2 to 1,000,000, got 64.0"),
+        ({"order": True}, "spex.order: expected a whole number from 1 to 1,000, got True"),
+        ({"seed": -1}, "spex.seed: expected a whole number from 0 to 4,294,967,295, got -1"),
+        ({"model": ""}, "spex.model: expected text, got ''"),
+        ({"model": ["demo"]}, "spex.model: expected text, got ['demo']"),
+        ({"target": " \n"}, "spex.target: expected text, got ' \\n'"),
+        ({"segments": "page"}, "spex.segments: expected auto, sentence, line or word, got 'page'"),
+        ({"method": "best"}, f"spex.method: expected one of {', '.join(METHODS)}, got 'best'"),
+        ({"index": "fbii"}, f"spex.index: expected one of {', '.join(INDICES)}, got 'fbii'"),
+    ],
+)
+def test_a_wrong_value_is_said_and_leaves_the_default(section, said: str) -> None:
+    assert read_settings(section | {"seed": section.get("seed", 5)}) == (
+        Settings(seed=0 if "seed" in section else 5),
+        (said,),
+    )
+
+
+def test_an_unknown_key_is_said_with_the_known_ones() -> None:
+    settings, (problem,) = read_settings({"modle": "demo"})
+    assert settings == Settings()
+    assert problem.startswith("spex.modle: unknown setting; known are budget, index, ")
+
+
+@pytest.mark.parametrize("section", [[], "demo", 3])
+def test_a_section_that_is_no_object(section: object) -> None:
+    settings, (problem,) = read_settings(section)
+    assert settings == Settings()
+    assert problem == f"spex: expected an object, got {type(section).__name__}"
+
+
+def test_the_indices_offered_are_the_engine_s_own() -> None:
+    """All but Owen, which needs groups that no setting can give yet."""
+    assert (*INDICES, "Owen") == ENGINE_INDICES
+    for index in INDICES:
+        assert check("index", index) == index
+
+
+# ---- what a prompt file may wish for ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("wish", ["demo", "hf:gpt2", "hf:Qwen/Qwen2.5-0.5B", "hf:a_b/c-d.e"])
+def test_a_file_may_choose_the_embedded_model_or_one_of_the_hub(wish: str) -> None:
+    assert allowed_model(wish, None) == wish
+
+
+def test_a_file_may_choose_a_folder_below_its_own(tmp_path: Path) -> None:
+    assert allowed_model("hf:./model", tmp_path) == f"hf:{tmp_path.resolve() / 'model'}"
+    assert allowed_model("hf:./a/../b", tmp_path) == f"hf:{tmp_path.resolve() / 'b'}"
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        "hf:/etc/model",
+        "hf:../model",
+        "hf:./../model",
+        "hf:./a/../../model",
+        "hf:~/model",
+        "hf:.hidden",
+        "hf:a/b/c",
+        "hf:a/../../b",
+        "hf:C:\\model",
+        "hf:a\\b",
+        "hf:",
+        "hf:gpt2\n",
+        "hf:./\0",
+        "hf:./" + "x" * 5000 + "\0",
+        "openai:gpt-5",
+        "ray+hf:gpt2",
+        "encoder:x",
+        "demo:x",
+        "http://evil.example",
+        "",
+    ],
+)
+def test_a_file_may_choose_nothing_else(tmp_path: Path, wish: str) -> None:
+    with pytest.raises(InputError, match="A prompt file may not choose the model"):
+        allowed_model(wish, tmp_path)
+
+
+def test_a_folder_needs_a_file_beside_it() -> None:
+    with pytest.raises(InputError, match="may not choose"):
+        allowed_model("hf:./model", None)
+
+
+def test_a_link_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    inside.mkdir()
+    outside.mkdir()
+    (inside / "link").symlink_to(outside)
+    with pytest.raises(InputError, match="may not choose"):
+        allowed_model("hf:./link", inside)
+
+
+def test_links_in_a_ring_lead_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "ring").symlink_to(tmp_path / "ring")
+    with pytest.raises(InputError, match="may not choose"):
+        allowed_model("hf:./ring/x", tmp_path)
+
+
+# ---- who wins --------------------------------------------------------------------------------
+
+
+def test_the_file_wins_over_the_settings_where_it_says_something() -> None:
+    settings = Settings(model="hf:gpt2", target="Rome", budget=100, seed=3)
+    wishes = PromptSettings(model="demo", target="Paris", segments="word")
+    merged = merge(settings, wishes, None)
+    assert (merged.model, merged.target, merged.segments) == ("demo", "Paris", "word")
+    assert (merged.budget, merged.seed) == (100, 3)
+    assert merge(settings, PromptSettings(), None) == settings
+
+
+def test_a_file_cannot_choose_the_interpreter() -> None:
+    assert "interpreter" not in {field.name for field in dataclasses.fields(PromptSettings)}

@@ -1,0 +1,184 @@
+"""The worker client against the real worker process, without an editor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from server.planning import make_plan
+from server.settings import Settings
+from server.worker_client import WorkerClient, WorkerError
+from spex_engine import __version__, wire
+
+SECONDS = 120.0
+
+
+def request(text: str, **said: object) -> wire.ExplainRequest:
+    return make_plan(text, Path("/prompt.md"), Settings(), said).request
+
+
+def ignore(_: wire.Progress) -> None:
+    pass
+
+
+@pytest_asyncio.fixture
+async def worker() -> AsyncIterator[WorkerClient]:
+    client = WorkerClient()
+    yield client
+    await client.close()
+    assert client.state == "stopped"
+
+
+async def test_handshake(worker):
+    assert worker.state == "stopped"
+    assert worker.pid is None
+    hello = await worker.hello()
+    assert hello.protocol == wire.PROTOCOL_VERSION
+    assert hello.engine == __version__
+    assert hello.python == ".".join(map(str, sys.version_info[:3]))
+    assert hello.packages["numpy"]
+    assert worker.state == "ready"
+
+
+async def test_progress_comes_before_the_result(worker, example):
+    seen: list[wire.Progress] = []
+    states: list[str] = []
+
+    def on_progress(progress: wire.Progress) -> None:
+        seen.append(progress)
+        states.append(worker.state)
+
+    result = await worker.explain(request(example), on_progress)
+    assert [p.message for p in seen] == ["loading demo", "asking the model"]
+    assert (seen[-1].done, seen[-1].total) == (64, 64)
+    assert len({p.id for p in seen}) == 1
+    assert set(states) == {"busy"}
+    assert worker.state == "ready"
+    assert result.evaluations == wire.Evaluations(64, 64, 0, 0)
+    assert [s.index for s in result.segments] == list(range(6))
+    strongest = result.interactions[0]
+    assert (strongest.segments, strongest.kind) == ((0, 2), "synergy")
+
+
+async def test_requests_in_turn_and_at_once_go_to_one_process(worker, example):
+    first = await worker.explain(request(example), ignore)
+    pid = worker.pid
+    again, words = await asyncio.gather(
+        worker.explain(request(example), ignore),
+        worker.explain(request("Say hello to Anna.\n", target="Hello"), ignore),
+    )
+    assert worker.pid == pid
+    assert again.interactions[0].segments == first.interactions[0].segments
+    assert again.interactions[0].value == pytest.approx(first.interactions[0].value, abs=1e-4)
+    assert len(words.segments) == 4
+    assert words.target.text == "Hello"
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "message"),
+    [
+        ({"model": "hf:"}, wire.BAD_INPUT, "hf: names no model"),
+        ({"model": "magic:x"}, wire.BAD_INPUT, "No kind of model is called 'magic:x'"),
+        ({"model": "openai:x"}, wire.BAD_INPUT, "not in this version"),
+        ({"method": "exact", "budget": 32}, wire.BAD_INPUT, "32"),
+        ({"model": "hf:/nonexistent"}, wire.MODEL_ERROR, "no folder /nonexistent"),
+    ],
+)
+async def test_what_cannot_be_done_is_said_and_the_next_request_works(
+    worker, example, said, code, message
+):
+    with pytest.raises(WorkerError, match=message) as caught:
+        await worker.explain(request(example, **said), ignore)
+    assert caught.value.code == code
+    assert worker.state == "ready"
+    assert await worker.explain(request(example), ignore)
+
+
+async def test_cancel_stops_the_run_and_the_process_lives_on(worker, slow_prompt, example):
+    pid = (await worker.hello()) and worker.pid
+    begun = asyncio.Event()
+    run = asyncio.create_task(worker.explain(request(slow_prompt), lambda _: begun.set()))
+    await begun.wait()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert worker.state in ("ready", "stopped")  # stopped: it was too slow to stop by itself
+    assert await worker.explain(request(example), ignore)
+    assert pid
+
+
+async def test_killing_a_frozen_worker_for_one_request_does_not_fail_another(
+    worker, slow_prompt, example
+):
+    begun = asyncio.Event()
+    slow = asyncio.create_task(worker.explain(request(slow_prompt), lambda _: begun.set()))
+    await begun.wait()
+    other = asyncio.create_task(worker.explain(request(example), ignore))
+    await asyncio.sleep(0)  # lets the other send its request
+    frozen = worker.pid
+    assert frozen is not None
+    os.kill(frozen, signal.SIGSTOP)
+    slow.cancel()
+    assert (await other).evaluations.computed == 64
+    assert slow.cancelled()
+    assert worker.pid != frozen
+
+
+async def test_a_worker_that_dies_is_reported_to_all_and_replaced(worker, slow_prompt, example):
+    begun = asyncio.Event()
+    runs = [asyncio.create_task(worker.explain(request(slow_prompt), lambda _: begun.set()))]
+    await begun.wait()
+    runs.append(asyncio.create_task(worker.explain(request(example), ignore)))
+    await asyncio.sleep(0)  # lets the second send its request
+    died = worker.pid
+    assert died is not None
+    os.kill(died, signal.SIGKILL)
+    for error in await asyncio.gather(*runs, return_exceptions=True):
+        assert isinstance(error, WorkerError)
+        assert error.code == wire.WORKER_DIED
+        assert "signal 9" in str(error)
+    assert worker.state == "stopped"
+    assert await worker.explain(request(example), ignore)
+    assert worker.pid != died
+
+
+async def test_another_protocol_version_is_refused_every_time(worker, example, monkeypatch):
+    monkeypatch.setattr(wire, "PROTOCOL_VERSION", 999)
+    for _ in range(2):  # a worker that was refused must not serve the next request
+        with pytest.raises(WorkerError, match=r"speaks protocol \d+, the server 999"):
+            await worker.explain(request(example), ignore)
+        assert worker.state == "stopped"
+    monkeypatch.undo()
+    assert await worker.hello()
+
+
+async def test_an_answer_that_cannot_be_read_is_an_error(worker, monkeypatch):
+    monkeypatch.setattr(wire, "HANDSHAKE", wire.SHUTDOWN)  # answers null, and ends
+    with pytest.raises(WorkerError, match="answer cannot be read: Handshake: expected an object"):
+        await worker.hello()
+
+
+async def test_a_worker_that_never_answers_is_given_up(deaf_python, monkeypatch):
+    monkeypatch.setattr("server.worker_client.START_SECONDS", 0.2)
+    worker = WorkerClient(deaf_python)
+    with pytest.raises(WorkerError, match="did not answer"):
+        await worker.hello()
+    assert worker.state == "stopped"
+
+
+async def test_another_interpreter_counts_from_the_next_request_on(worker, bare_python, example):
+    await worker.hello()
+    first = worker.pid
+    worker.interpreter = bare_python
+    hello = await worker.hello()
+    assert worker.pid != first
+    assert hello.packages["numpy"] is None
+    with pytest.raises(WorkerError, match="No module named 'numpy'"):
+        await worker.explain(request(example), ignore)
