@@ -32,13 +32,17 @@ class BatchSize:
     """How many padded tokens a batch may hold; learnt from the batches before it.
 
     Starts at a single row. Batches over the time aimed at make it smaller, quick ones larger, and
-    what once ran out of memory is never tried again.
+    what once ran out of memory is never tried again. Which rows share a batch shows in the last
+    bits of their scores: where ``adapts`` is False, time has no say and results repeat exactly.
     """
 
     tokens: int = 0
     ceiling: int | None = None
+    adapts: bool = True
 
     def took(self, tokens: int, seconds: float) -> None:
+        if not self.adapts:
+            return
         fitting = int(tokens * _SECONDS / max(seconds, 1e-6))
         if seconds > _SECONDS:
             self.tokens = fitting

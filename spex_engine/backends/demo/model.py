@@ -29,6 +29,7 @@ from spex_engine.wire import ModelError, Piece, Prompt
 
 Array = NDArray[np.float32]
 WEIGHTS = Path(__file__).parent / "weights"
+TOKENS_PER_BATCH = 2048  # about 50 ms, so that a run stops soon
 
 
 class Llama:
@@ -106,7 +107,7 @@ class DemoBackend:
         self.tokenizer = tokenizer
         self.end = end
         self.context_length: int | None = model.context_length
-        self.batch_size = BatchSize()
+        self.batch_size = BatchSize(tokens=TOKENS_PER_BATCH, adapts=False)
 
     def tokenise(self, prompt: Prompt) -> TokenisedPrompt:
         """The messages' texts, a line apart: this model knows no chat roles."""
