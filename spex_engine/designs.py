@@ -71,6 +71,18 @@ def anchor_masks(n_features: int, size: int) -> Masks:
     return np.concatenate([ends, ~np.eye(n_features, dtype=np.bool_)])
 
 
+def uniform_masks(n_features: int, count: int, besides: Masks, rng: np.random.Generator) -> Masks:
+    """``count`` distinct uniform masks that are not among ``besides``, which are distinct too.
+
+    ValueError where there are not that many.
+    """
+    if n_features < (len(besides) + count).bit_length() and len(besides) + count > 2**n_features:
+        raise ValueError(f"count: {count}, expected 0..{2**n_features - len(besides)}")
+    taken = {mask.tobytes() for mask in besides}
+    batches = _candidates(n_features, len(besides) + count, rng, paired=False)
+    return _take(count, taken, batches, n_features)
+
+
 def _candidates(
     n_features: int, size: int, rng: np.random.Generator, *, paired: bool
 ) -> Iterator[Masks]:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spex_engine.designs import Design, draw_design
-from spex_engine.estimators import ESTIMATORS, estimator
+from spex_engine.estimators import ESTIMATORS, PLANS, Plan, estimator
 from spex_engine.estimators.selection import choose
 from spex_engine.faithfulness import r2
 from spex_engine.fourier import Floats, Masks, SparseFourier, checked_samples
@@ -65,9 +65,9 @@ def explain(
 
     The budget bounds the distinct masks asked for, full, empty and held-out ones included; each is
     asked for once. A value that is NaN (or infinite) is an evaluation that failed: left out and
-    counted. All 2**n masks are measured where they fit the budget ("auto") or are demanded
+    counted. All 2**n masks are measured where they fit the budget ("auto", "spex") or are demanded
     ("exact"). Otherwise, from a budget of 64, 15% (16 to 256) of the masks are held out from the
-    fit to judge it.
+    fit to judge it; "spex" samples masks of its own, with at least 32 held out.
 
     ``max_order`` None leaves the order to the method. ``on_progress`` gets an Explanation after
     each chunk of up to 64 masks, as soon as one value is there; the fit in it is renewed whenever
@@ -88,9 +88,16 @@ def explain(
         raise ValueError(
             f"budget: {budget}, expected at least 2**{n} for method 'exact' with {n} features"
         )
-    size = 2**n if every else budget
-    design = draw_design(n, size, _test_size(n, size), seed)
-    run = _Run(design, method, max_order, seed, exact=every and method in ("auto", "exact"))
+    plan = None
+    if method in PLANS and not every:
+        plan = PLANS[method](n, budget, max_order=max_order, seed=seed)
+        design = plan.design
+    else:
+        size = 2**n if every else budget
+        design = draw_design(n, size, _test_size(n, size), seed)
+    size = len(design.masks)
+    exact = every and method in ("auto", "exact", *PLANS)
+    run = _Run(design, method, max_order, seed, exact, plan)
     values = np.full(size, np.nan)
     asked = fitted_at = 0
     fitted: _Fitted | None = None
@@ -142,6 +149,7 @@ class _Run:
     max_order: int | None
     seed: int
     exact: bool  # every mask is to be measured and transformed, nothing estimated
+    plan: Plan | None = None  # of a method that samples its own masks
 
     def fit(self, values: Floats) -> _Fitted:
         known = np.isfinite(values)
@@ -153,13 +161,18 @@ class _Run:
             fourier = ESTIMATORS["exact"](masks, values, max_order=self.max_order)
             score = r2(fourier, masks, values)
             judged = Faithfulness(_number(score), "every mask was measured", len(values))
-            return _Fitted(fourier, judged, ())
+            why = f"every mask fits the budget, so {self.method} had nothing to decode: exact"
+            return _Fitted(fourier, judged, (why,) if self.method in PLANS else ())
         held_out = self.design.held_out[: len(values)]
         train, test = known & ~held_out, known & held_out
+        if self.plan is not None and train.any():
+            fourier, notes = self.plan.fit(values)
+            return _Fitted(fourier, _judge(fourier, masks[test], values[test]), notes)
         if not train.any():  # all but held-out ones failed: rather a fit than a judgement
             train, test = test, train
-        method, max_order = "auto" if self.exact else self.method, self.max_order
-        notes: tuple[str, ...] = ()
+        method, max_order, notes = self.method, self.max_order, ()
+        if self.exact or self.plan is not None:  # what it was to do cannot be done
+            method = "auto"
         if method == "auto":
             choice = choose(masks[train], values[train], max_order=self.max_order, seed=self.seed)
             method, max_order, notes = choice.method, choice.max_order, (choice.why,)

@@ -1,6 +1,7 @@
 """Estimators: from measured masks to a SparseFourier. Adding one is a module and a line here.
 
-An estimator knows samples and nothing else: not the game, the design, nor what a feature is.
+An estimator knows samples and nothing else: not the game, the design, nor what a feature is. One
+that can use no other masks than its own is a planner as well, and knows its design.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Protocol
 
-from spex_engine.estimators import exact, linear, selection
+from spex_engine.designs import Design
+from spex_engine.estimators import exact, linear, selection, spex
 from spex_engine.fourier import Floats, Masks, SparseFourier
 
 
@@ -23,15 +25,44 @@ class Estimator(Protocol):
     ) -> SparseFourier: ...
 
 
+class Plan(Protocol):
+    """What a method that samples its own masks brings to `explain`: the masks, and their fit."""
+
+    @property
+    def design(self) -> Design:
+        """What to ask for, in an order of which every prefix may be all there is."""
+        ...
+
+    def fit(self, values: Floats) -> tuple[SparseFourier, tuple[str, ...]]:
+        """A fit and notes on it, from the values (j,) of the first j masks of the design.
+
+        NaN where an evaluation failed. At least one that is not held out is there; those that are
+        held out must not be looked at.
+        """
+        ...
+
+
+class Planner(Protocol):
+    """Plans at most ``budget`` distinct masks. ValueError names the least budget if it is more."""
+
+    def __call__(
+        self, n_features: int, budget: int, *, max_order: int | None = None, seed: int = 0
+    ) -> Plan: ...
+
+
 ESTIMATORS: MappingProxyType[str, Estimator] = MappingProxyType(
     {
         "auto": selection.fit,
         "exact": exact.fit,
         "linear": linear.fit,
+        "spex": spex.fit,
     }
 )
 
-ANNOUNCED = ("proxyspex", "spex", "gp")
+# methods that bring their own design; their entry above says that they need to
+PLANS: MappingProxyType[str, Planner] = MappingProxyType({"spex": spex.plan})
+
+ANNOUNCED = ("proxyspex", "gp")
 
 
 def estimator(method: str) -> Estimator:

@@ -8,6 +8,7 @@ the LASSO's own coefficients are shrunk.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
 from math import comb
 
@@ -69,23 +70,49 @@ def ridge(columns: Floats, values: Floats) -> tuple[Floats, Floats | None]:
     ``s^2 = RSS / dof``: unlike the sampling covariance it does not shrink along directions that the
     samples do not determine (Wahba 1983). None where no degree of freedom is left to estimate it.
     """
-    m, p = columns.shape
-    means, offset = columns.mean(axis=0), values.mean()
+    means, offset = columns.mean(axis=0), float(values.mean())
     centred, target = columns - means, values - offset
-    eigenvalues, vectors = np.linalg.eigh(centred.T @ centred)
+    return solve_ridge(
+        len(values),
+        means,
+        offset,
+        centred.T @ centred,
+        centred.T @ target,
+        float(target @ target),
+        lambda slopes: float(np.sum((target - centred @ slopes) ** 2)),
+    )
+
+
+def solve_ridge(
+    m: int,
+    means: Floats,
+    offset: float,
+    gram: Floats,
+    moments: Floats,
+    total: float,
+    residual_sum: Callable[[Floats], float],
+) -> tuple[Floats, Floats | None]:
+    """`ridge` from what it needs of ``m`` samples, for those whose columns are too many to hold.
+
+    ``means`` (p,) of the columns and ``offset`` of the values; with both centred, ``gram`` (p, p)
+    ``X'X``, ``moments`` (p,) ``X'y`` and ``total`` ``y'y``. ``residual_sum`` maps slopes (p,) to
+    their sum of squared residuals: a second look at the samples, because a difference of moments
+    loses all its digits where the fit is good.
+    """
+    p = len(means)
+    eigenvalues, vectors = np.linalg.eigh(gram)
     scale = eigenvalues[-1] if p else 0.0
     if m < 2 or scale <= 0.0:  # one sample, no columns, or columns that never change
         known = m > 1 and p == 0
         alone = np.concatenate([[offset], np.zeros(p)])
-        return alone, np.array([[target @ target / (m - 1) / m]]) if known else None
+        return alone, np.array([[total / (m - 1) / m]]) if known else None
     seen = eigenvalues > 1e-12 * scale
     eigenvalues = np.where(seen, eigenvalues, 0.0)
-    rotated = np.where(seen, vectors.T @ (centred.T @ target), 0.0)
+    rotated = np.where(seen, vectors.T @ moments, 0.0)
     least = np.divide(rotated, eigenvalues, out=np.zeros(p), where=seen)
-    residual = target - centred @ (vectors @ least)
     penalties = scale * _RIDGE[:, None]
     shrinkage = penalties / (eigenvalues + penalties)  # (l, p)
-    rss = residual @ residual + shrinkage**2 @ (rotated * least)
+    rss = residual_sum(vectors @ least) + shrinkage**2 @ (rotated * least)
     dof = m - 1 - (1 - shrinkage).sum(axis=1)
     gcv = np.where(dof >= 0.1 * m, rss / np.maximum(dof, 1e-9) ** 2, np.inf)
     best = int(np.argmin(gcv))  # the largest penalty always leaves nearly m - 1

@@ -1,0 +1,1 @@
+"""Error-correcting codes: what coded sampling needs, and nothing that knows of masks or models."""
