@@ -19,10 +19,14 @@ MAX_ENUMERATED = 26  # features: 2**26 masks take 1.7 GB, more is a mistake and 
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """Distinct masks in the order to ask for them, and which of them to keep from the fit."""
+    """Distinct masks in the order to ask for them, and which of them to keep from the fit.
+
+    The first ``n_anchors`` are of interest for themselves, and no draw from the uniform measure.
+    """
 
     masks: Masks  # (m, n)
     held_out: Masks  # (m,)
+    n_anchors: int = 0
 
 
 def enumerate_masks(n_features: int) -> Masks:
@@ -58,6 +62,7 @@ def draw_design(n_features: int, size: int, n_test: int = 0, seed: int = 0) -> D
     return Design(
         np.concatenate([anchors, np.concatenate([train, test])[order]]),
         np.concatenate([np.zeros(len(anchors), np.bool_), held_out]),
+        len(anchors),
     )
 
 

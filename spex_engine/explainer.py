@@ -26,6 +26,7 @@ Game = Callable[[Masks], npt.ArrayLike]
 
 _CHUNK = 64  # masks asked for at once: progress and stop come between chunks
 _REFIT = 2  # growth of the samples before the next interim fit
+_FEWEST_OTHERS = 32  # samples to fit before those of special masks can be spared
 _MIN_BUDGET_FOR_TEST = 64  # below it every mask is worth more in the fit
 _TEST_SHARE, _MIN_TEST, _MAX_TEST = 0.15, 16, 256
 
@@ -170,6 +171,7 @@ class _Run:
             return _Fitted(fourier, _judge(fourier, masks[test], values[test]), notes)
         if not train.any():  # all but held-out ones failed: rather a fit than a judgement
             train, test = test, train
+        train = self._without_anchors(train)
         method, max_order, notes = self.method, self.max_order, ()
         if self.exact or self.plan is not None:  # what it was to do cannot be done
             method = "auto"
@@ -180,6 +182,17 @@ class _Run:
             masks[train], values[train], max_order=max_order, seed=self.seed
         )
         return _Fitted(fourier, _judge(fourier, masks[test], values[test]), notes)
+
+    def _without_anchors(self, train: Masks) -> Masks:
+        """The samples to fit but full, empty and leave-one-out masks, if enough others are there.
+
+        A fit speaks of the mean over all masks, where such masks hardly ever occur; a handful of
+        them would pull a regression into a corner that it cannot follow.
+        """
+        others = train.copy()
+        others[: self.design.n_anchors] = False
+        n = self.design.masks.shape[1]
+        return others if others.sum() >= max(_FEWEST_OTHERS, 4 * n) else train
 
     def explanation(self, fitted: _Fitted, values: Floats, started: float) -> Explanation:
         known = np.isfinite(values)

@@ -14,6 +14,7 @@ from math import comb
 
 import numpy as np
 
+from spex_engine.estimators.folds import paired_folds
 from spex_engine.estimators.lasso import lasso_path
 from spex_engine.fourier import Floats, Masks, SparseFourier, Support, characters
 
@@ -47,7 +48,8 @@ def fit(
     terms = [term for size in range(1, order + 1) for term in combinations(range(n), size)]
     columns = characters(masks, terms)
     if order > 1 and m >= _MIN_SAMPLES:
-        chosen = _choose(columns, values, n if m >= 4 * n else 0, np.random.default_rng(seed))
+        n_free, rng = n if m >= 4 * n else 0, np.random.default_rng(seed)
+        chosen = _choose(masks, columns, values, n_free, rng)
         terms, columns = [terms[i] for i in chosen], columns[:, chosen]
     elif order > 1:
         terms, columns = terms[:n], columns[:, :n]
@@ -126,7 +128,9 @@ def solve_ridge(
     return np.concatenate([[offset - means @ coefficients], coefficients]), (full + full.T) / 2
 
 
-def _choose(columns: Floats, values: Floats, n_free: int, rng: np.random.Generator) -> list[int]:
+def _choose(
+    masks: Masks, columns: Floats, values: Floats, n_free: int, rng: np.random.Generator
+) -> list[int]:
     """The first ``n_free`` columns, and those others that predict samples left out.
 
     A penalty is judged by what the refit on its active columns predicts, since the refit is what
@@ -140,7 +144,7 @@ def _choose(columns: Floats, values: Floats, n_free: int, rng: np.random.Generat
         return free.tolist()
     penalties = largest * _PENALTIES
     errors = np.zeros(len(penalties))
-    folds = rng.permutation(m) % _FOLDS
+    folds = paired_folds(masks, _FOLDS, rng)
     for fold in range(_FOLDS):
         test, train = folds == fold, folds != fold
         fitted = _partial(columns[train], values[train], columns[test], values[test], n_free)

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spex_engine.estimators import exact, linear
+from spex_engine.estimators import exact, linear, spectral_gp
+from spex_engine.estimators.folds import paired_folds
 from spex_engine.fourier import Floats, Masks, SparseFourier
 
-_TERMS_PER_SAMPLE = 8  # beyond this a LASSO finds too little to be worth its time
+_PAIRS_PER_SAMPLE = 8  # beyond this a LASSO finds too little to be worth its time
+_FEWEST_FOR_GP, _MOST_FOR_GP = 16, 2000  # samples; above, its cubic cost is felt
 _MAX_ENTRIES = 1 << 24  # samples x characters: a second or so of fitting
 _JUDGES = 100  # held-out samples wanted before an order is believed
 
@@ -26,30 +28,42 @@ class Choice:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An estimator that could be chosen, and what to call it."""
+
+    method: str
+    max_order: int | None
+    name: str
+
+
 def choose(masks: Masks, values: Floats, *, max_order: int | None = None, seed: int = 0) -> Choice:
     """The choice for masks bool (m, n) and finite values (m,).
 
-    Exact where every mask is there. Otherwise the order, up to ``max_order`` (None: 2), whose
-    regression predicts samples kept from it best; the lower one where their R2 agree to 1e-6.
+    Exact where every mask is there. Otherwise, of linear regression of each sensible order up to
+    ``max_order`` (None: 2) and the spectral Gaussian process, the one that predicts samples kept
+    from it best; the plainer one where their R2 agree to 1e-6.
     """
     if exact.is_complete(masks):
         return Choice("exact", max_order, "exact: every mask was measured")
     m, n = masks.shape
     wanted = min(n, 2 if max_order is None else max_order)
-    orders = [order for order in range(1, wanted + 1) if order == 1 or _sensible(m, n, order)]
-    if len(orders) == 1:
-        if wanted < 2:
-            return Choice("linear", 1, "linear, order 1: no higher order was asked for")
-        terms = linear.n_characters(n, 2)
-        return Choice(
-            "linear",
-            1,
-            f"linear, order 1: with pairs there are {terms} terms, too many for {m} masks",
-        )
-    scores = _held_out_scores(masks, values, orders, seed)
-    best = max(orders, key=lambda order: (round(scores[order], 6), -order))
-    compared = ", ".join(f"order {order}: {scores[order]:.2f}" for order in orders)
-    return Choice("linear", best, f"linear, order {best}: best held-out R2 ({compared})")
+    candidates = [
+        Candidate("linear", order, f"linear of order {order}")
+        for order in range(1, wanted + 1)
+        if order == 1 or sensible(m, n, order)
+    ]
+    if wanted > 1 and _FEWEST_FOR_GP <= m <= _MOST_FOR_GP:
+        candidates.append(Candidate("gp", max_order, "Gaussian process"))
+    if len(candidates) == 1:
+        few = "no higher order was asked for" if wanted < 2 else f"{m} masks are too few for pairs"
+        return Choice("linear", 1, f"linear of order 1: {few}")
+    scores = _held_out_scores(masks, values, candidates, seed)
+    best = max(range(len(candidates)), key=lambda i: (round(scores[i], 6), -i))
+    compared = ", ".join(f"{c.name} {s:.2f}" for c, s in zip(candidates, scores, strict=True))
+    chosen = candidates[best]
+    why = f"{chosen.name}: best of the cross-validated R2 ({compared})"
+    return Choice(chosen.method, chosen.max_order, why)
 
 
 def fit(
@@ -57,30 +71,36 @@ def fit(
 ) -> SparseFourier:
     """The chosen estimator's fit; ``method`` of the result tells which one it was."""
     choice = choose(masks, values, max_order=max_order, seed=seed)
-    chosen = exact.fit if choice.method == "exact" else linear.fit
-    return chosen(masks, values, max_order=choice.max_order, seed=seed)
+    return _FITS[choice.method](masks, values, max_order=choice.max_order, seed=seed)
 
 
-def _sensible(m: int, n: int, order: int) -> bool:
+def sensible(m: int, n: int, order: int) -> bool:
+    """Whether m masks of n features can bear a regression on all characters up to ``order``."""
     terms = linear.n_characters(n, order)
-    return m >= 2 * (n + 1) and m * terms <= _MAX_ENTRIES and terms <= _TERMS_PER_SAMPLE * m
+    most = _PAIRS_PER_SAMPLE * m if order == 2 else m
+    return m >= 2 * (n + 1) and m * terms <= _MAX_ENTRIES and terms <= most
 
 
 def _held_out_scores(
-    masks: Masks, values: Floats, orders: list[int], seed: int
-) -> dict[int, float]:
-    """R2 of each order on a fifth of the samples; on more fifths while those are few."""
-    m = len(values)
-    parts = np.random.default_rng(seed).permutation(m) % 5
-    n_rounds = min(5, -(-5 * _JUDGES // m))
+    masks: Masks, values: Floats, candidates: list[Candidate], seed: int
+) -> list[float]:
+    """R2 of each candidate on a fifth of the samples; on more fifths while those are few."""
+    parts = paired_folds(masks, 5, np.random.default_rng(seed))
+    n_rounds = min(5, -(-5 * _JUDGES // len(values)))
     total = 0.0
-    errors = dict.fromkeys(orders, 0.0)
+    errors = np.zeros(len(candidates))
     for part in range(n_rounds):
         test, train = parts == part, parts != part
+        if not (test.any() and train.any()):
+            continue
         total += float(np.sum((values[test] - values[train].mean()) ** 2))
-        for order in orders:
-            f = linear.fit(masks[train], values[train], max_order=order, seed=seed)
-            errors[order] += float(np.sum((values[test] - f.predict(masks[test])) ** 2))
+        for i, candidate in enumerate(candidates):
+            fitted = _FITS[candidate.method]
+            f = fitted(masks[train], values[train], max_order=candidate.max_order, seed=seed)
+            errors[i] += float(np.sum((values[test] - f.predict(masks[test])) ** 2))
     if total == 0.0:  # nothing varies, so nothing is better than nothing
-        return dict.fromkeys(orders, 0.0)
-    return {order: 1.0 - error / total for order, error in errors.items()}
+        return [0.0] * len(candidates)
+    return [1.0 - error / total for error in errors.tolist()]
+
+
+_FITS = {"exact": exact.fit, "linear": linear.fit, "gp": spectral_gp.fit}

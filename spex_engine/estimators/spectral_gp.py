@@ -72,7 +72,7 @@ class _Posterior:
 
     @classmethod
     def fit(cls, masks: Masks, values: Floats) -> _Posterior:
-        signs = 1.0 - 2.0 * masks
+        signs = 1.0 - 2.0 * masks.astype(np.float64)
         theta, variance, noise = _hyperparameters(signs, values)
         kernel = variance * np.exp(-_distances(signs, theta))
         kernel[np.diag_indices_from(kernel)] += noise
@@ -106,7 +106,8 @@ class _Posterior:
 
 def _distances(signs: Floats, theta: Floats) -> Floats:
     """``sum_{j: x_j != y_j} theta_j`` for all pairs of masks, (m, m)."""
-    return 0.5 * (theta.sum() - (signs * theta) @ signs.T)
+    distances: Floats = 0.5 * (theta.sum() - (signs * theta) @ signs.T)
+    return distances
 
 
 def _hyperparameters(signs: Floats, values: Floats) -> tuple[Floats, float, float]:
