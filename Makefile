@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench wheel train-demo clean
+.PHONY: demo test lint bench picture wheel train-demo clean
 
 demo: .venv/base  ## explain a real example on the embedded model, without torch
 	$(BIN)/spex explain examples/two-facts.prompt.md
@@ -18,6 +18,10 @@ lint: .venv/dev
 
 bench: .venv/dev  ## the benchmarks behind docs/benchmarks.md
 	$(BIN)/python tests/benchmarks/startup.py
+	$(BIN)/python tests/benchmarks/spex_recovery.py
+
+picture: .venv/base  ## the picture in the README, from a real run
+	$(BIN)/python docs/picture.py docs/explained.svg
 
 wheel: .venv/dev
 	$(BIN)/python -m build --wheel

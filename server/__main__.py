@@ -22,6 +22,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.command and (options.stdio or options.tcp):
+        parser.error(f"--stdio and --tcp serve an editor: leave them out of {options.command}")
     _log(options)
     if options.command == "explain":
         from server.headless import explain_file
@@ -34,11 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if not (options.stdio or options.tcp):
         parser.error("say --stdio (or --tcp HOST:PORT) to serve an editor, or a command")
     from server.app import make_server
+    from server.tcp import serve_tcp
 
     server = make_server()
     if options.tcp:
         try:
-            server.start_tcp(*options.tcp)
+            serve_tcp(server, *options.tcp)
         except OSError as error:
             parser.exit(2, f"spex: cannot listen there: {error.strerror or error}\n")
     else:
@@ -52,8 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(command=None)
     parser.add_argument("--version", action="version", version=f"spex {VERSION}")
-    parser.add_argument("--stdio", action="store_true", help="serve an editor on stdin and stdout")
-    parser.add_argument(
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--stdio", action="store_true", help="serve an editor on stdin and stdout")
+    way.add_argument(
         "--tcp", type=_address, metavar="HOST:PORT", help="serve an editor on a loopback address"
     )
     parser.add_argument("--log-file", metavar="F", help="write the log here, not to stderr")
@@ -82,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         help="auto, sentence, line or word",
     )
     explain.add_argument("--budget", type=_setting("budget"), metavar="N", help="most calls (1024)")
-    explain.add_argument("--method", choices=METHODS)
+    explain.add_argument("--method", type=_setting("method"), metavar="M", help=", ".join(METHODS))
     explain.add_argument("--index", choices=INDICES, metavar="I", help=", ".join(INDICES))
     explain.add_argument("--order", type=_setting("order"), metavar="K", help="highest order (3)")
     explain.add_argument("--seed", type=_setting("seed"), metavar="N")

@@ -27,9 +27,9 @@ from server.features.diagnostics import interaction_diagnostics, problem_diagnos
 from server.features.explain import ShownRun
 from server.features.hover import hover
 from server.jobs import Jobs
-from server.planning import make_plan
+from server.planning import make_plan, problems_of
 from server.prompts import parse
-from server.settings import Settings, check, read_settings
+from server.settings import Settings, check_request, read_settings, workspace_model
 from server.text import Encoding, Text
 from server.worker_client import WorkerClient
 from spex_engine import wire
@@ -62,8 +62,10 @@ class SpexServer(LanguageServer):
 
     def __init__(self) -> None:
         super().__init__("spex", VERSION, text_document_sync_kind=types.TextDocumentSyncKind.Full)
-        self.documents: dict[str, Document] = {}
-        self.settings = Settings()
+        self.documents: dict[str, Document] = {}  # what the client touched last comes last
+        self.initial = Settings()  # as the client said when it started us
+        self.settings = self.initial
+        self.root: Path | None = None  # of the workspace
         self.takes = Capabilities()
         self.shut_down = False
         threads = max(1, (os.cpu_count() or 2) - 1)
@@ -84,6 +86,7 @@ class SpexServer(LanguageServer):
         """The diagnostics of an open document as it is now."""
         document = self.documents[uri]
         parsed = parse(document.text.text, document.name)
+        parsed = replace(parsed, problems=problems_of(parsed, document.path))
         found = problem_diagnostics(parsed, document.text, self.encoding)
         if document.explained is not None:
             found += interaction_diagnostics(
@@ -99,6 +102,11 @@ class SpexServer(LanguageServer):
             self.documents[uri] = replace(self.documents[uri], explained=explained)
             self.publish(uri)
 
+    def touch(self, uri: str) -> None:
+        """The client is at this document now."""
+        if uri in self.documents:
+            self.documents[uri] = self.documents.pop(uri)
+
     def say(self, kind: types.MessageType, message: str) -> None:
         self.window_show_message(types.ShowMessageParams(kind, message))
 
@@ -111,15 +119,25 @@ def make_server() -> SpexServer:
     @server.feature(types.INITIALIZE)
     def initialize(ls: SpexServer, params: types.InitializeParams) -> None:
         ls.takes = capabilities_of(params.capabilities)
-        _configure(ls, params.initialization_options)
+        folders = params.workspace_folders
+        root = folders[0].uri if folders else params.root_uri
+        name = uris.to_fs_path(root) if root and root.startswith("file:") else None
+        ls.root = Path(name) if name else None
+        options = params.initialization_options
+        if isinstance(options, dict) and "spex" in options:
+            options = options["spex"]
+        _configure(ls, options)
+        ls.initial = ls.settings
 
     @server.feature(types.WORKSPACE_DID_CHANGE_CONFIGURATION)
     def configuration(ls: SpexServer, params: types.DidChangeConfigurationParams) -> None:
-        if isinstance(params.settings, dict):
-            _configure(ls, params.settings)
+        settings = params.settings
+        if isinstance(settings, dict) and settings.get("spex") is not None:
+            _configure(ls, settings["spex"])
 
     @server.feature(types.TEXT_DOCUMENT_HOVER)
     def show_hover(ls: SpexServer, params: types.HoverParams) -> types.Hover | None:
+        ls.touch(params.text_document.uri)
         document = ls.documents.get(params.text_document.uri)
         if document is None or document.explained is None:
             return None
@@ -140,11 +158,9 @@ def make_server() -> SpexServer:
     return server
 
 
-def _configure(ls: SpexServer, options: Any) -> None:
-    """Take over settings; ``options`` is the section ``spex`` or an object that holds it."""
-    if isinstance(options, dict) and "spex" in options:
-        options = options["spex"]
-    ls.settings, problems = read_settings(options)
+def _configure(ls: SpexServer, section: Any) -> None:
+    """Take over the section ``spex``, over what the client said when it started us."""
+    ls.settings, problems = read_settings(section, ls.initial)
     ls.jobs.worker.interpreter = ls.settings.interpreter
     for problem in problems:
         logger.warning("%s", problem)
@@ -157,6 +173,7 @@ def _documents(server: SpexServer) -> None:
     def opened(ls: SpexServer, params: types.DidOpenTextDocumentParams) -> None:
         item = params.text_document
         ls.documents[item.uri] = Document(item.uri, item.version, Text(item.text))
+        ls.touch(item.uri)
         ls.publish(item.uri)
 
     @server.feature(types.TEXT_DOCUMENT_DID_CHANGE)
@@ -167,10 +184,12 @@ def _documents(server: SpexServer) -> None:
             return
         text = Text(params.content_changes[-1].text)
         ls.documents[uri] = replace(document, version=version, text=text)
+        ls.touch(uri)
         ls.publish(uri)
 
     @server.feature(types.TEXT_DOCUMENT_DID_SAVE)
     def saved(ls: SpexServer, params: types.DidSaveTextDocumentParams) -> None:
+        ls.touch(params.text_document.uri)
         if params.text_document.uri in ls.documents:
             ls.publish(params.text_document.uri)
 
@@ -191,8 +210,10 @@ def _commands(server: SpexServer) -> None:
         options = _options(arguments)
         document = _document(ls, options.pop("uri", None))
         try:
-            said = {key: check(key, value) for key, value in options.items()}
+            said = check_request(options)
             plan = make_plan(document.text.text, document.path, ls.settings, said)
+            model = workspace_model(plan.request.model, ls.root)
+            plan = replace(plan, request=replace(plan.request, model=model))
         except wire.InputError as error:
             raise JsonRpcInvalidParams(message=str(error)) from None
         job = ls.jobs.start(document.uri, plan, ShownRun(ls, document.uri, document.name))
@@ -208,6 +229,7 @@ def _commands(server: SpexServer) -> None:
     @server.command("spex.clear")
     def clear(ls: SpexServer, *arguments: Any) -> dict[str, Any]:
         document = _document(ls, _options(arguments).get("uri"))
+        ls.jobs.cancel(document.uri)
         ls.documents[document.uri] = replace(document, explained=None)
         ls.publish(document.uri)
         return {"uri": document.uri}
@@ -235,13 +257,11 @@ def _options(arguments: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _document(ls: SpexServer, uri: Any) -> Document:
-    """The document of ``uri``; without one, the only one that is open."""
+    """The document of ``uri``; without one, the one that the client touched last."""
     if uri is None:
-        if len(ls.documents) == 1:
-            return next(iter(ls.documents.values()))
-        raise JsonRpcInvalidParams(
-            message='several or no documents are open: say which, as {"uri": "file:///prompt.md"}'
-        )
+        if not ls.documents:
+            raise JsonRpcInvalidParams(message="no document is open: open a prompt first")
+        return next(reversed(ls.documents.values()))
     if not isinstance(uri, str):
         raise JsonRpcInvalidParams(message=f"uri: expected text, got {uri!r}")
     if uri not in ls.documents:

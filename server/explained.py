@@ -6,6 +6,7 @@ values out; it must not know LSP types or the worker.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +16,8 @@ from server.text import Span
 from spex_engine.wire import ExplainResult, SegmentInteraction
 
 SHARE = 0.1  # of the strongest effect or interaction: weaker ones are not worth a mark
-SURE = 2.0  # standard errors that an interaction must be away from zero
+SURE = 2.0  # standard errors that an interaction must be away from zero, at the least
+FAITHFUL = 0.5  # R2 below which a fit is not to be relied on
 LEAST = 1e-3  # in the value's unit: below it lies rounding
 JOINERS = "\u200c\u200d"
 
@@ -44,8 +46,38 @@ class Explained:
         sizes = [*(i.value for i in found), *(s.effect for s in self.result.segments)]
         least = max(LEAST, SHARE * max(map(abs, sizes), default=0.0))
         return tuple(
-            i for i in found if abs(i.value) >= least and abs(i.value) > SURE * (i.stderr or 0.0)
+            i
+            for i in found
+            if abs(i.value) >= least
+            and abs(i.value) > self._sure(len(i.segments)) * (i.stderr or 0.0)
         )
+
+    def _sure(self, size: int) -> float:
+        """Standard errors that chance hardly reaches among so many sets of ``size`` segments.
+
+        The largest of k standard normals is about sqrt(2 log k) (Donoho & Johnstone 1994).
+        """
+        return max(SURE, math.sqrt(2 * math.log(math.comb(len(self.segments), size) or 1)))
+
+    @property
+    def doubt(self) -> str | None:
+        """Why this result is not to be relied on; None where it is."""
+        r2 = self.result.faithfulness.r2
+        if r2 is None or r2 >= FAITHFUL:
+            return None
+        return f"The fit explains little of the answer (R² {r2:.2f}): do not rely on it"
+
+    @property
+    def nothing(self) -> str:
+        """What to say where there is no notable interaction, and why."""
+        result = self.result
+        if result.index in ("SV", "BV"):
+            return f"The index {result.index} values single segments only."
+        if result.order < 2:
+            return "Order 1 asks for single segments only."
+        if result.fitted_order < 2 <= len(self.segments):
+            return "No interaction was fitted: the single segments explain as much, or calls lack."
+        return "No notable interaction between segments."
 
     def partners(self, index: int) -> tuple[SegmentInteraction, ...]:
         """The notable interactions that segment ``index`` takes part in, strongest first."""

@@ -19,10 +19,10 @@ from typing import TextIO
 
 from server import terminal
 from server.explained import Explained, printable
-from server.planning import Plan, make_plan
+from server.planning import Plan, make_plan, problems_of
 from server.prompts import parse
 from server.result_json import result_json
-from server.settings import Settings
+from server.settings import REQUEST_KEYS, Settings
 from server.text import Text
 from server.worker_client import WorkerClient, WorkerError
 from spex_engine import wire
@@ -50,24 +50,16 @@ def explain_file(options: argparse.Namespace) -> int:
 
 
 def doctor() -> int:
-    """What is installed, and whether the worker starts and answers."""
-
-    async def ask() -> wire.Handshake:
-        worker = _worker("demo")
-        try:
-            return await worker.hello()
-        finally:
-            await worker.close()
-
+    """What is installed, and whether the worker starts and the embedded model answers."""
     try:
-        hello = asyncio.run(ask())
+        hello, demo = asyncio.run(_examine())
         local = all(hello.packages[name] for name in ("torch", "transformers"))
         with _standard_output() as out:
             print(f"interpreter  {sys.executable} (Python {hello.python})", file=out)
             print(f"engine       {hello.engine}, worker protocol {hello.protocol}", file=out)
             for name, version in hello.packages.items():
                 print(f"{name:<12} {version or 'not installed'}", file=out)
-            print("models       demo: ready", file=out)
+            print(f"models       demo: {demo or 'ready'}", file=out)
             print(f"             hf: {'ready' if local else READY_WITH}", file=out)
     except wire.InputError as error:
         return _fail(USAGE, str(error))
@@ -75,17 +67,35 @@ def doctor() -> int:
         return _fail(MODEL, str(error))
     except KeyboardInterrupt:
         return _fail(INTERRUPTED, "interrupted")
-    return DONE
+    return DONE if demo is None else _fail(MODEL, f"The embedded model does not work: {demo}")
+
+
+async def _examine() -> tuple[wire.Handshake, str | None]:
+    """What the worker is, and why the embedded model fails; None: it has explained a prompt."""
+    worker = _worker("demo")
+    settings = Settings(target="Paris", segments="line", budget=4)
+    plan = make_plan("Anna lives in Paris.\nWhere does Anna live?", None, settings)
+    try:
+        hello = await worker.hello()
+        try:
+            await worker.explain(plan.request, lambda _: None)
+        except WorkerError as error:
+            return hello, str(error)
+        return hello, None
+    finally:
+        await worker.close()
 
 
 def _plan(options: argparse.Namespace) -> Plan:
     path = Path(options.file)
     text = _read(path)
-    for problem in parse(text, path.name).problems:  # first of all: they may be why it fails
+    has_model = options.model is not None  # then the file's own wish does not matter
+    document = parse(text, path.name)
+    problems = document.problems if has_model else problems_of(document, path.resolve())
+    for problem in problems:  # first of all: they may be why it fails
         line = Text(text).line_of(problem.start) + 1
         _say(f"{path}:{line}: {problem.severity}: {problem.message}")
-    names = ("model", "target", "segments", "budget", "method", "index", "order", "seed")
-    said = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    said = {key: getattr(options, key) for key in REQUEST_KEYS if getattr(options, key) is not None}
     if str(said.get("model", "")).startswith("hf:"):
         folder = Path(said["model"].removeprefix("hf:"))
         if folder.is_dir():  # the worker runs in another folder

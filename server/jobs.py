@@ -82,8 +82,6 @@ class Jobs:
 
     async def _run(self, job: Job, listener: Listener) -> None:
         try:
-            task = job.task
-            assert task is not None
             await listener.started(lambda: self._cancel_job(job))
             result = await self.worker.explain(job.plan.request, listener.progress)
             listener.done(Explained(job.plan, result))

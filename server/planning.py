@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.prompts import PromptDocument, parse, segment_kind
+from server.prompts import Problem, PromptDocument, parse, segment_kind
 from server.segments import Segmentation, segment, to_prompt
-from server.settings import Settings, merge
-from spex_engine.wire import ExplainRequest
+from server.settings import Settings, allowed_model, merge
+from spex_engine.wire import ExplainRequest, InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,20 @@ class Plan:
     document: PromptDocument
     segmentation: Segmentation
     request: ExplainRequest
+
+
+def problems_of(document: PromptDocument, path: Path | None) -> tuple[Problem, ...]:
+    """All that the file's author should mend, in order: its own problems and a model it may not
+    choose, which is not used."""
+    wishes = document.settings
+    if wishes.model is None or wishes.model_at is None:
+        return document.problems
+    try:
+        allowed_model(wishes.model, path.parent if path else None)
+    except InputError as error:
+        problem = Problem(*wishes.model_at, "model-refused", str(error), "warning")
+        return tuple(sorted((*document.problems, problem), key=lambda p: p.start))
+    return document.problems
 
 
 def make_plan(

@@ -4,8 +4,8 @@ Sentences, lines or words, each with its exact place in the file, and the Prompt
 of them. It must not know LSP, files or models, nor how a format is written.
 
 ``auto`` takes sentences, except that
-- fewer than 3 sentences become words, if these are more and at most a quarter of the budget, or
-  else lines, under the same condition: with two segments there is little to interact;
+- a single sentence becomes words, if these are more and at most a quarter of the budget, or else
+  lines, under the same condition: one segment has nothing to interact with;
 - more sentences than a quarter of the budget become lines, if these are fewer: a segment's effect
   needs a few calls.
 """
@@ -23,7 +23,7 @@ from server.sentences import sentence_spans
 from server.text import Span, line_spans, strip_span
 from spex_engine.wire import InputError, Message, Piece, Prompt
 
-MIN_SEGMENTS = 3
+MIN_SEGMENTS = 2
 CALLS_PER_SEGMENT = 4
 
 _WORD = re.compile(r"\S+")

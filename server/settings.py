@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import re
 import sys
 from collections.abc import Mapping
@@ -19,7 +20,10 @@ from typing import Any
 from server.prompts import MAX_BUDGET, PromptSettings, segment_kind
 from spex_engine.wire import InputError
 
-METHODS = ("auto", "exact", "linear", "proxyspex", "spex", "gp")
+logger = logging.getLogger(__name__)
+
+METHODS = ("auto", "exact", "linear", "gp", "spex")
+LATER_METHODS = ("proxyspex",)
 INDICES = (
     *("Moebius", "CoMoebius", "SV", "BV", "SII", "k-SII"),
     *("BII", "STII", "FSII", "FBII", "Fourier"),
@@ -43,32 +47,50 @@ class Settings:
     interpreter: str = sys.executable  # of the worker
 
 
-def read_settings(section: object) -> tuple[Settings, tuple[str, ...]]:
-    """The settings of ``section`` (parsed JSON), and what is wrong in it, key by key.
+DEFAULTS = Settings()
+KEYS = tuple(field.name for field in dataclasses.fields(Settings))
+REQUEST_KEYS = tuple(key for key in KEYS if key != "interpreter")  # what one run may say
 
-    A wrong value leaves the default in place. None is an empty section.
+
+def read_settings(section: object, over: Settings = DEFAULTS) -> tuple[Settings, tuple[str, ...]]:
+    """``section`` (parsed JSON) layered over ``over``, and what is wrong in it, key by key.
+
+    Null and wrong values leave what lies below in place. None is an empty section. Unknown keys
+    may be another version's, or the client's own: they go to the log alone.
     """
     if section is None:
-        return Settings(), ()
+        return over, ()
     if not isinstance(section, Mapping):
-        return Settings(), (f"spex: expected an object, got {type(section).__name__}",)
+        return over, (f"spex: expected an object, got {type(section).__name__}",)
     good: dict[str, Any] = {}
     problems = []
     for key, value in section.items():
-        try:
-            good[key] = check(key, value)
-        except InputError as error:
-            problems.append(f"spex.{error}")
-    return Settings(**good), tuple(problems)
+        if key not in KEYS:
+            logger.warning("spex.%s: %s", key, _unknown(KEYS))
+        elif value is not None:
+            try:
+                good[key] = check(key, value)
+            except InputError as error:
+                problems.append(f"spex.{error}")
+    return dataclasses.replace(over, **good), tuple(problems)
+
+
+def check_request(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a command says of its one run; InputError where it is unfit or not a run's to say."""
+    for key in said:
+        if key not in REQUEST_KEYS:
+            raise InputError(f"{key}: {_unknown(REQUEST_KEYS)}")
+    return {key: check(key, value) for key, value in said.items()}
+
+
+def _unknown(keys: tuple[str, ...]) -> str:
+    return f"unknown setting; known are {', '.join(sorted(keys))}"
 
 
 def check(key: str, value: Any) -> Any:
     """``value`` if it fits the setting ``key``; InputError says what was expected."""
-    fields = {field.name: field for field in dataclasses.fields(Settings)}
-    if key not in fields:
-        raise InputError(f"{key}: unknown setting; known are {', '.join(sorted(fields))}")
     if value is None:
-        return fields[key].default
+        return getattr(DEFAULTS, key)
     if key in NUMBERS:
         least, most = NUMBERS[key]
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
@@ -83,6 +105,10 @@ def check(key: str, value: Any) -> Any:
         if kind is None:
             raise InputError(f"segments: expected auto, sentence, line or word, got {value!r}")
         return kind
+    if key == "method" and value in LATER_METHODS:
+        raise InputError(
+            f"method: {value} comes in a later version; now there are {', '.join(METHODS)}"
+        )
     for name, choices in (("method", METHODS), ("index", INDICES)):
         if key == name and value not in choices:
             raise InputError(f"{key}: expected one of {', '.join(choices)}, got {value!r}")
@@ -104,15 +130,38 @@ def allowed_model(wish: str, folder: Path | None) -> str:
             if path.is_relative_to(folder.resolve()):
                 return f"hf:{path}"
     raise InputError(
-        f"A prompt file may not choose the model {wish!r}: only demo, hf:NAME from the Hub or "
-        "hf:./FOLDER below the file's own folder. Choose it in the settings or with --model."
+        f"A prompt file may not choose the model {wish!r}, so it is not used: only demo, hf:NAME "
+        "from the Hub or hf:./FOLDER below the file's own folder. Choose it in the settings or "
+        "with --model."
+    )
+
+
+def workspace_model(model: str, root: Path | None) -> str:
+    """``model`` of the settings or a command, where ``hf:./NAME`` is below the workspace's root.
+
+    The worker runs in another folder, so that it could not find it. The client is trusted.
+    """
+    if not model.startswith(("hf:./", "hf:../")):
+        return model
+    name = model.removeprefix("hf:")
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        if root is not None and (root / name).is_dir():
+            return f"hf:{(root / name).resolve()}"
+    where = "and no folder is open" if root is None else f"and is not in {root}"
+    raise InputError(
+        f"model: {name} is a relative folder {where}: give an absolute path (hf:/...) or the name "
+        "of a model on the Hub."
     )
 
 
 def merge(settings: Settings, front_matter: PromptSettings, folder: Path | None) -> Settings:
-    """The settings, as far as the file's own front matter does not say otherwise."""
+    """The settings, as far as the file's own front matter does not say otherwise.
+
+    A model that the file may not choose does not count (see planning.problems_of).
+    """
     wishes = {name: getattr(front_matter, name) for name in ("target", "segments", "budget")}
     wishes = {name: value for name, value in wishes.items() if value is not None}
     if front_matter.model is not None:
-        wishes["model"] = allowed_model(front_matter.model, folder)
+        with contextlib.suppress(InputError):
+            wishes["model"] = allowed_model(front_matter.model, folder)
     return dataclasses.replace(settings, **wishes)

@@ -45,7 +45,8 @@ def progress_bar(title: str) -> Iterator[Callable[[wire.Progress], None]]:
         task = bar.add_task(printable(title), total=None)
 
         def on_progress(progress: wire.Progress) -> None:
-            bar.update(task, completed=progress.done, total=progress.total)
+            said = printable(f"{title}: {progress.message}")
+            bar.update(task, completed=progress.done, total=progress.total, description=said)
 
         yield on_progress
 
@@ -133,7 +134,7 @@ def _stretches(explained: Explained) -> Iterator[tuple[int, int, int | None]]:
 def _interactions(explained: Explained) -> RenderableType:
     shown = explained.notable[:MAX_SHOWN]
     if not shown:
-        return Rich("No notable interaction between segments.")
+        return Rich(explained.nothing)
     table = Table(box=None, pad_edge=False, show_edge=False)
     table.add_column("interaction", no_wrap=True)
     table.add_column(explained.result.index, justify="right", no_wrap=True)
@@ -158,6 +159,8 @@ def _foot(explained: Explained) -> Rich:
     calls = result.evaluations
     r2 = "not known" if result.faithfulness.r2 is None else f"{result.faithfulness.r2:.3f}"
     foot = Rich()
+    if explained.doubt is not None:
+        foot.append(f"{explained.doubt}.\n", style="bold")
     foot.append(f"R² {r2}", style="bold")
     foot.append(f" ({result.faithfulness.how}), method {result.method}, tier {result.tier}\n")
     foot.append(f"{calls.computed:,} model calls", style="bold")

@@ -95,11 +95,24 @@ class WorkerClient:
         self, request: wire.ExplainRequest, on_progress: Callable[[wire.Progress], None]
     ) -> wire.ExplainResult:
         """Raises WorkerError; cancelling the awaiting task stops the run within a second."""
+        is_heard = is_retry = False
+
+        def heard(progress: wire.Progress) -> None:
+            nonlocal is_heard
+            is_heard = True
+            on_progress(progress)
+
         while True:
             await self._start()
             try:
-                answer = await self._explain(request, on_progress)
+                answer = await self._explain(request, heard)
             except _KilledError:
+                continue
+            except WorkerError as error:
+                # a process that dies before it took the request up did not die of it
+                if error.code != wire.WORKER_DIED or is_heard or is_retry:
+                    raise
+                is_retry = True
                 continue
             return _read_as(wire.ExplainResult, answer)
 
@@ -121,7 +134,8 @@ class WorkerClient:
     async def _start(self) -> None:
         async with self._starting:
             if self._process is not None:
-                if self._runs_in == self.interpreter or self._progress:
+                is_wanted = self._runs_in == self.interpreter or self._progress
+                if is_wanted and not _is_gone(self._process):
                     return
                 await self.close()
             self._last_words.clear()
@@ -271,6 +285,12 @@ class WorkerClient:
             f"The model process ended unexpectedly ({how}).{last} "
             "Run it again: a new process starts by itself."
         )
+
+
+def _is_gone(process: asyncio.subprocess.Process) -> bool:
+    """Whether it has ended, also where its reader has not noticed yet."""
+    assert process.stdout is not None
+    return process.returncode is not None or process.stdout.at_eof()
 
 
 def _read_as(kind: type[wire.T], answer: Any) -> wire.T:

@@ -16,7 +16,9 @@ import numpy as np
 from spex_engine.backends import open_backend
 from spex_engine.backends.base import Backend
 from spex_engine.estimators import estimator
+from spex_engine.estimators.selection import sensible
 from spex_engine.explainer import Explanation, explain
+from spex_engine.fourier import Floats, Masks
 from spex_engine.indices import interactions
 from spex_engine.values import UNIT, TargetGame
 from spex_engine.wire import (
@@ -70,16 +72,12 @@ def explain_prompt(
     if np.isnan(whole):
         raise ModelError(f"{request.model} could not score the full prompt: see the log.")
     explanation = explain(
-        game,
+        _counted(game, request, on_progress),
         request.prompt.n_segments,
         budget=request.budget,
         method=request.method,
+        max_order=_max_order(request),
         seed=request.seed,
-        on_progress=lambda e: on_progress(
-            e.evaluations.computed + e.evaluations.failed,
-            e.evaluations.requested,
-            "asking the model",
-        ),
         should_stop=should_stop,
     )
     if should_stop():
@@ -92,6 +90,7 @@ def explain_prompt(
         method=explanation.fourier.method,
         index=request.index,
         order=request.order,
+        fitted_order=max(map(len, explanation.fourier.supports), default=0),
         seed=request.seed,
         budget=request.budget,
         segments=_effects(explanation),
@@ -116,6 +115,43 @@ def _check(request: ExplainRequest) -> None:
             f"method: exact asks for every subset of {n} segments, 2^{n} calls, and the budget is "
             f"{request.budget:,}: use auto, cut the prompt more coarsely or raise the budget."
         )
+
+
+def _max_order(request: ExplainRequest) -> int | None:
+    """The order asked for; for "linear" the highest that the budget can bear, up to that.
+
+    None, no limit, where every subset is measured: most indices then need the higher orders too.
+    """
+    order, n = request.order, request.prompt.n_segments
+    if n < request.budget.bit_length() and request.method != "linear":
+        return None
+    if request.method == "linear":
+        while order > 1 and not sensible(request.budget, n, order):
+            order -= 1
+    return order
+
+
+def _counted(
+    game: TargetGame, request: ExplainRequest, on_progress: Callable[[int, int, str], None]
+) -> Callable[[Masks], Floats]:
+    """The game, telling ``on_progress`` how many evaluations are done.
+
+    Not by `explain`'s own progress, which fits what is there so far: nobody would look at it.
+    """
+    n = request.prompt.n_segments
+    total = min(request.budget, 2**n)
+    done = 0
+    on_progress(done, total, "asking the model")
+
+    def play(masks: Masks) -> Floats:
+        nonlocal done
+        values = game(masks)
+        done += len(masks)
+        fitting = "fitting" if done >= total else "asking the model"
+        on_progress(min(done, total), total, fitting)
+        return values
+
+    return play
 
 
 def _clean(text: str) -> str:

@@ -145,6 +145,7 @@ class ExplainResult:
     method: str
     index: str
     order: int
+    fitted_order: int  # the most segments that any fitted term joins
     seed: int
     budget: int
     segments: tuple[SegmentEffect, ...]

@@ -23,9 +23,9 @@ SEVERITIES = {
     "warning": types.DiagnosticSeverity.Warning,
 }
 TOGETHER = {
-    "synergy": "work together",
-    "redundancy": "say the same",
-    "conflict": "work against each other",
+    "synergy": "work together on the answer",
+    "redundancy": "say the same for the answer",
+    "conflict": "work against each other on the answer",
 }
 
 
@@ -37,12 +37,13 @@ def lsp_range(text: Text, span: Span, encoding: Encoding) -> types.Range:
 def problem_diagnostics(
     document: PromptDocument, text: Text, encoding: Encoding
 ) -> list[types.Diagnostic]:
-    """What the file's author should mend."""
+    """What the file's author should mend; no more than information where it may not be for us."""
+    information = types.DiagnosticSeverity.Information
     return [
         types.Diagnostic(
             range=lsp_range(text, (problem.start, problem.end), encoding),
             message=problem.message,
-            severity=SEVERITIES[problem.severity],
+            severity=SEVERITIES[problem.severity] if document.is_ours else information,
             code=f"spex/{problem.code}",
             source=SOURCE,
         )
@@ -62,7 +63,7 @@ def interaction_diagnostics(
             range=lsp_range(text, places[_strongest(explained, i)], encoding),
             message=_message(explained, i, text, places, stale),
             severity=types.DiagnosticSeverity.Hint
-            if stale
+            if stale or explained.doubt
             else types.DiagnosticSeverity.Information,
             code="spex/interaction",
             source=SOURCE,
@@ -97,11 +98,20 @@ def _message(
     ]
     result = explained.result
     message = (
-        f"{' and '.join(names)} {TOGETHER[interaction.kind]} on the answer "
+        f"{' and '.join(names)} {_together(explained, interaction)} "
         f"{quote(result.target.text)}: {interaction.kind} "
         f"{plus_minus(interaction.value, interaction.stderr)} {result.unit}"
     )
+    if explained.doubt:
+        message = f"{explained.doubt}. {message}"
     return f"Stale, the prompt has changed: {message}" if stale else message
+
+
+def _together(explained: Explained, interaction: SegmentInteraction) -> str:
+    effects = [explained.result.segments[index].effect for index in interaction.segments]
+    if interaction.kind == "conflict" and all(effect < 0 for effect in effects):
+        return "together work against the answer"  # with each other, that is
+    return TOGETHER[interaction.kind]
 
 
 def _related(

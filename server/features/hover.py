@@ -59,6 +59,8 @@ def _lines(
     lines = []
     if stale:
         lines.append(f"{bold('Stale:')} the prompt has changed since; run Explain prompt again.")
+    if explained.doubt:
+        lines.append(bold(verbatim(f"{explained.doubt}.")))
     value = bold(verbatim(plus_minus(effect.effect, effect.stderr)))
     lines.append(
         f"{value} {verbatim(result.unit)}: on average keeping this {_verb(effect.effect)} the "
@@ -80,7 +82,7 @@ def _lines(
         value = verbatim(plus_minus(partner.value, partner.stderr))
         lines.append(f"{bold(f'{partner.kind} {value}')} with {' and '.join(others)}")
     if not partners:
-        lines.append("No notable interaction with another segment.")
+        lines.append(verbatim(explained.nothing))
     elif len(partners) > MAX_PARTNERS:
         lines.append(f"and {len(partners) - MAX_PARTNERS} more")
     faithfulness = result.faithfulness

@@ -7,7 +7,7 @@ exclusive. It must not know any format, nor segments, LSP or models.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from server.text import Span
@@ -42,6 +42,7 @@ class PromptSettings:
     target: str | None = None
     segments: SegmentKind | None = None
     budget: int | None = None
+    model_at: Span | None = field(default=None, compare=False)  # where the file says its model
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,8 @@ class PromptDocument:
     messages: tuple[DocumentMessage, ...]
     settings: PromptSettings
     problems: tuple[Problem, ...]
+    # False: the file need not be meant for us, so its problems should not bother its author
+    is_ours: bool = True
 
 
 @dataclass(frozen=True, slots=True)

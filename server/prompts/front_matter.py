@@ -8,7 +8,7 @@ not know what the body means, nor who may use a setting.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from server.prompts.document import (
@@ -27,7 +27,9 @@ MAX_CHARACTERS = 16_384
 MAX_FIXED_ENTRIES = 32
 MAX_FIXED_LENGTH = 200
 
-_KEYS = frozenset({"model", "target", "segments", "budget", "fixed"})
+_OWN_KEYS = frozenset({"segments", "budget", "fixed"})  # that no other tool is known to use
+_KEYS = _OWN_KEYS | {"model", "target"}
+_OUR_MODEL = re.compile(r"demo\Z|(hf|openai|encoder|ray\+hf):")
 _FENCE = "---"
 _BUDGET = re.compile(r"[0-9]{1,9}")
 _NO_SETTINGS = PromptSettings()
@@ -48,6 +50,7 @@ class FrontMatter:
     settings: PromptSettings = _NO_SETTINGS
     fixed: tuple[FixedEntry, ...] = ()
     problems: tuple[Problem, ...] = ()
+    is_ours: bool = True  # False: nothing in it says that it is meant for us
 
 
 def read_front_matter(text: str) -> FrontMatter:
@@ -61,11 +64,15 @@ def read_front_matter(text: str) -> FrontMatter:
     is_certain = fence == origin
     for line in line_spans(text, start, len(text)):
         if text[line.start : line.end].rstrip() == _FENCE:
-            if is_certain or not _KEYS.isdisjoint(top_level_keys(text, start, line.start)):
-                return _read(text, start, line.start, line.following)
+            keys = top_level_keys(text, start, line.start)
+            if is_certain or not _KEYS.isdisjoint(keys):
+                front = _read(text, start, line.start, line.following, keys)
+                is_text = bool(front.problems) and not keys  # between two Markdown rules
+                return FrontMatter(origin) if is_text else front
             return FrontMatter(origin)
-    if not is_certain:
-        return FrontMatter(origin)
+    first_lines = min(len(text), start + MAX_CHARACTERS)
+    if not is_certain or _KEYS.isdisjoint(top_level_keys(text, start, first_lines)):
+        return FrontMatter(origin)  # a Markdown rule
     message = (
         'this "---" opens front matter that no second "---" line closes: '
         "the whole file is taken as the prompt"
@@ -89,23 +96,28 @@ def _opening_fence(text: str, origin: int) -> tuple[int, int] | None:
     return None
 
 
-def _read(text: str, start: int, end: int, body: int) -> FrontMatter:
+def _read(text: str, start: int, end: int, body: int, keys: Set[str]) -> FrontMatter:
+    """``keys``: the top-level ones, as far as they can be told without parsing."""
     if end - start > MAX_CHARACTERS:
         message = f"front matter longer than {MAX_CHARACTERS:,} characters is not read"
         first = next(line_spans(text, start, end))
         problem = Problem(first.start, first.end, "front-matter-size", message)
-        return FrontMatter(body, problems=(problem,))
+        return FrontMatter(body, problems=(problem,), is_ours=not _OWN_KEYS.isdisjoint(keys))
     values, unread = read_mapping(text, start, end, _KEYS)
     problems = list(unread)
+    model = values.get("model")
     settings = PromptSettings(
         model=_text(values, "model", "the name of a model, such as demo", problems),
         target=_text(values, "target", "the text of an answer", problems),
         segments=_segments(values, problems),
         budget=_budget(values, problems),
+        model_at=(model.start, model.end) if model else None,
     )
     fixed = _fixed(values, problems)
     problems.sort(key=lambda problem: problem.start)
-    return FrontMatter(body, settings, fixed, tuple(problems))
+    is_ours = not _OWN_KEYS.isdisjoint(keys | values.keys())
+    is_ours = is_ours or _OUR_MODEL.match(settings.model or "") is not None
+    return FrontMatter(body, settings, fixed, tuple(problems), is_ours)
 
 
 def _wrong(key: str, value: Value, expected: str) -> Problem:

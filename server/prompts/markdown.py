@@ -52,6 +52,7 @@ def parse(text: str) -> PromptDocument:
         messages=(DocumentMessage("user", start, end, fixed),),
         settings=front.settings,
         problems=front.problems + problems,
+        is_ours=front.is_ours,
     )
 
 

@@ -16,6 +16,9 @@ from typing import Any
 
 from spex_engine.wire import ModelError
 
+# What a config may name as its attention; other names may mean compiled code from the Hub.
+BUILT_IN_ATTENTION = ("eager", "sdpa", "flex_attention")
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -37,6 +40,7 @@ def load_causal_lm(name_or_path: str, device: str | None, dtype: str | None) -> 
     source = _source(name_or_path)
     try:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+        _require_built_in_attention(name_or_path, config)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         if not tokenizer.is_fast:
             raise ModelError(
@@ -104,6 +108,11 @@ def _source(name_or_path: str) -> str:
             f"{name_or_path} is no model: it has no config.json; give the folder that "
             "save_pretrained wrote or that the model was downloaded to."
         )
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{name_or_path} is an adapter, whose base model may come from anywhere; merge it into "
+            "its base model (peft: merge_and_unload, then save_pretrained) and give that folder."
+        )
     if not any(folder.glob("*.safetensors")):
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
         raise ModelError(
@@ -113,6 +122,23 @@ def _source(name_or_path: str) -> str:
             "config.json; download the model again, or save it with save_pretrained."
         )
     return str(folder)
+
+
+def _require_built_in_attention(name: str, config: Any) -> None:
+    """A config may name a repository of the Hub whose compiled code computes the attention.
+
+    Other names than torch's own are dropped for the default: they may mean such code as well.
+    """
+    parts = [config, *(getattr(config, key, None) for key in config.sub_configs)]
+    wishes = [getattr(part, "_attn_implementation", None) for part in parts]
+    for wish in wishes:
+        if "/" in str(wish):
+            raise ModelError(
+                f"{name} asks for attention code from the Hub ({wish}), which Spex does not "
+                "execute; remove attn_implementation from its config.json."
+            )
+    if any(wish not in (None, *BUILT_IN_ATTENTION) for wish in wishes):
+        config._attn_implementation = None  # of its parts too
 
 
 def _best_device(torch: Any) -> str:

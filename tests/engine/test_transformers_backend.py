@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from spex_engine.backends.base import FIXED
+from spex_engine.backends.hf_loading import load_causal_lm
 from spex_engine.backends.rendering import SYSTEM_MERGED
 from spex_engine.backends.transformers import TransformersBackend, load
 from spex_engine.values import TargetGame
@@ -522,6 +524,13 @@ def config_only(folder: Path, **config) -> Path:
     return folder
 
 
+def copied(folder: Path, to: Path, **config) -> Path:
+    """A copy of the model with other entries in its config."""
+    shutil.copytree(folder, to, dirs_exist_ok=True)
+    whole = json.loads((to / "config.json").read_text()) | config
+    return config_only(to, **whole)
+
+
 def said(name: str | Path) -> str:
     with pytest.raises(ModelError) as caught:
         load(str(name), device="cpu")
@@ -590,6 +599,30 @@ def test_code_of_its_own(tmp_path):
     auto_map = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
     message = said(config_only(tmp_path, model_type="evil", auto_map=auto_map))
     assert "does not execute" in message
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+@pytest.mark.parametrize("wish", ["evil/kernel", {"": "evil/kernel"}, "evil/kernel@main:attend"])
+def test_attention_code_from_the_hub(llama_folder, tmp_path, monkeypatch, key, wish):
+    def fetched(*args, **kwargs):
+        raise AssertionError("it was asked for")
+
+    monkeypatch.setattr("transformers.modeling_utils.lazy_import_flash_attention", fetched)
+    message = said(copied(llama_folder, tmp_path, **{key: wish}))
+    assert "which Spex does not execute; remove attn_implementation" in message
+
+
+@pytest.mark.parametrize("wish", ["flash_attention_2", "paged|sdpa", "eager", "sdpa"])
+def test_the_attention_is_always_a_built_in_one(llama_folder, tmp_path, wish):
+    folder = copied(llama_folder, tmp_path, attn_implementation=wish)
+    model = load_causal_lm(str(folder), device="cpu", dtype=None).model
+    assert model.config._attn_implementation == ("eager" if wish == "eager" else "sdpa")
+
+
+def test_an_adapter(llama_folder, tmp_path):
+    folder = copied(llama_folder, tmp_path)
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "evil/model"}')
+    assert "is an adapter, whose base model may come from anywhere" in said(folder)
 
 
 def test_unknown_architecture(tmp_path):

@@ -100,6 +100,45 @@ def test_a_rule_below_a_heading_is_no_front_matter(text):
     assert (front.body, front.problems) == (0, ())
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "---\nBody.\n",
+        "---\n\nNote: text.\n",
+        "---\njust words\n---\nMore.\n",
+        "---\n- a\n- b\n---\n",
+    ],
+)
+def test_a_rule_at_the_top_is_just_a_rule(text):
+    front = read_front_matter(text)
+    assert (front.body, front.problems) == (0, ())
+
+
+@pytest.mark.parametrize(
+    ("yaml", "is_ours"),
+    [
+        ("model: GPT-4o", False),
+        ("model: [GPT-4o, Claude]\ntarget: vscode", False),
+        ("target:", False),
+        ("description: x", False),
+        ("model: demo", True),
+        ("model: hf:/etc", True),
+        ("model: openai:gpt-5", True),
+        ("model: GPT-4o\nbudget: many", True),
+        ("fixed: [a, b", True),
+        ("{segments: line}", True),
+    ],
+)
+def test_what_is_meant_for_us(yaml, is_ours):
+    assert read_front_matter(fenced(yaml)).is_ours is is_ours
+
+
+def test_where_the_model_is_said():
+    text = fenced("budget: 8\nmodel: 'GPT-4o'")
+    start, end = read_front_matter(text).settings.model_at
+    assert text[start:end] == "'GPT-4o'"
+
+
 def test_unclosed():
     text = "---\nmodel: demo\nBody.\n"
     front = read_front_matter(text)
@@ -184,13 +223,6 @@ def test_a_key_written_twice():
     assert marked(text) == [("front-matter-duplicate", "model")]
 
 
-@pytest.mark.parametrize("yaml", ["just words", "- a\n- b", '"text"'])
-def test_no_mapping(yaml):
-    text = fenced(yaml)
-    assert marked(text) == [("front-matter-syntax", yaml)]
-    assert text[read_front_matter(text).body :] == "Body.\n"
-
-
 def test_a_syntax_error_costs_its_own_key_only():
     text = fenced("model: demo\nfixed: [a, b\nbudget: 64")
     front = read_front_matter(text)
@@ -232,12 +264,13 @@ def test_a_yaml_bomb():
 
 
 @pytest.mark.parametrize(
-    "nested", ["[" * 10_000, "{a: " * 3_000, "- " * 8_000, "? " * 8_000, "fixed: " + "[" * 10_000]
+    "nested", [" " + "[" * 10_000, " " + "{a: " * 3_000, "\n" + "- " * 8_000, "\n " + "? " * 8_000]
 )
 def test_deep_nesting(nested):
-    text = fenced(nested)
+    text = fenced(f"fixed:{nested}")
     assert [code for code, _ in marked(text)] == ["front-matter-syntax"]
     assert "nested deeper" in read_front_matter(text).problems[0].message
+    assert marked(fenced(nested.strip())) == []  # text between two rules
 
 
 def test_too_long():

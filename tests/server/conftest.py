@@ -190,6 +190,7 @@ async def editors(environment: dict[str, str]) -> AsyncIterator[StartEditor]:
         options: Any = None,
         command: tuple[str, ...] = SERVER,
         cwd: Path | None = None,
+        root: Path | None = None,
     ) -> Editor:
         client = LanguageClient(converter_factory=default_converter)
         editor = Editor(client)
@@ -197,7 +198,11 @@ async def editors(environment: dict[str, str]) -> AsyncIterator[StartEditor]:
         started.append(client)
         async with asyncio.timeout(SECONDS):
             editor.hello = await client.initialize_session(
-                types.InitializeParams(capabilities, initialization_options=options)
+                types.InitializeParams(
+                    capabilities,
+                    initialization_options=options,
+                    root_uri=root.as_uri() if root else None,
+                )
             )
         return editor
 

@@ -38,6 +38,9 @@ def explained(
     notes: tuple[str, ...] = (),
     segments: str = "sentence",
     failed: int = 0,
+    index: str = "FBII",
+    order: int = 3,
+    fitted_order: int = 3,
 ) -> Explained:
     """``text`` cut by the real planning, with numbers as given; missing effects are 0."""
     plan = make_plan(text, None, Settings(), {"segments": segments})
@@ -50,8 +53,9 @@ def explained(
         unit="nats per target token",
         tier="T1",
         method="exact",
-        index="FBII",
-        order=3,
+        index=index,
+        order=order,
+        fitted_order=fitted_order,
         seed=0,
         budget=1024,
         segments=tuple(

@@ -65,6 +65,18 @@ def test_each_kind_has_its_words(kind: str, words: str) -> None:
     assert f": {kind} +2.00" in diagnostic.message
 
 
+def test_what_lowers_the_answer_together_does_not_conflict_with_itself() -> None:
+    lower = interaction(0, 1, value=-2.0, kind="conflict")
+    (diagnostic,) = shown(explained(TEXT, [-1.0, -1.0], [lower]))
+    assert "together work against the answer “Paris”: conflict -2.00" in diagnostic.message
+
+
+def test_a_poor_fit_is_a_hint_that_says_so() -> None:
+    (diagnostic,) = shown(explained(TEXT, [1.0, 2.0], [PAIR], r2=0.1))
+    assert diagnostic.severity == types.DiagnosticSeverity.Hint
+    assert diagnostic.message.startswith("The fit explains little of the answer (R² 0.10)")
+
+
 def test_three_way_interactions_name_all_three() -> None:
     three = interaction(0, 1, 2, value=-1.0, kind="conflict")
     (diagnostic,) = shown(explained(TEXT, [0.1, 0.5, -0.7], [three]), related=True)

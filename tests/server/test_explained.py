@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import assume, example, given, settings
@@ -151,3 +152,33 @@ def test_notes_say_first_how_the_prompt_was_cut() -> None:
     assert cut.startswith("1 sentence would be few to compare: cut into 6 words")
     assert engine == "from the engine"
     assert result_json(found, "a.md")["settings"]["notes"] == [cut, engine]
+
+
+def test_what_chance_may_do_among_many_sets_is_not_notable() -> None:
+    """3 standard errors are much for one pair, and little for the largest of 1,225."""
+    few, many = "A a. B b. C c.", " ".join(f"Word {i} is here." for i in range(50))
+    chance = interaction(0, 1, value=0.3, stderr=0.1)
+    assert explained(few, [1.0], [chance]).notable == (chance,)
+    assert explained(many, [1.0], [chance]).notable == ()
+    sure = interaction(0, 1, value=0.3, stderr=0.05)
+    assert explained(many, [1.0], [sure]).notable == (sure,)
+
+
+@pytest.mark.parametrize(
+    ("r2", "doubted"), [(0.2, True), (-3.0, True), (0.5, False), (None, False)]
+)
+def test_a_fit_that_explains_little_is_doubted(r2: float | None, doubted: bool) -> None:
+    assert (explained("A a. B b.", r2=r2).doubt is not None) == doubted
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        ({"index": "SV"}, "The index SV values single segments only."),
+        ({"order": 1}, "Order 1 asks for single segments only."),
+        ({"fitted_order": 1}, "No interaction was fitted"),
+        ({}, "No notable interaction between segments."),
+    ],
+)
+def test_why_there_is_nothing_to_show(result: dict[str, Any], said: str) -> None:
+    assert explained("A a. B b.", **result).nothing.startswith(said)

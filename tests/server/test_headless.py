@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -581,7 +582,6 @@ def test_a_model_that_cannot_be_had(
 
 
 def test_a_method_that_does_not_fit(prompt: Path) -> None:
-    assert "comes in a later version" in fails(2, prompt, "--method", "gp")
     said = fails(2, prompt, "--method", "exact", "--budget", "4")
     assert said.startswith("method: exact asks for every subset of 3 segments")
 
@@ -606,12 +606,24 @@ def test_problems_in_front_matter_are_said_with_file_and_line(tmp_path: Path) ->
 
 def test_problems_in_front_matter_are_said_also_where_the_run_fails(tmp_path: Path) -> None:
     path = tmp_path / "a.md"
-    path.write_text("---\nbudget: many\nmodel: hf:/etc\n---\nBob.\n")
+    path.write_text("---\nbudget: many\n---\n\n")
     ran = spex("explain", path)
     assert ran.returncode == 2
     problem, failure = ran.stderr.splitlines()
     assert problem.startswith(f"{path}:2: error: budget")
-    assert failure.startswith("spex: A prompt file may not choose the model 'hf:/etc'")
+    assert failure.startswith("spex: the prompt is empty")
+
+
+def test_a_model_that_a_file_may_not_choose_is_said_and_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "a.md"
+    path.write_text(f"---\nmodel: GPT-4o\n---\n{PROMPT}")
+    ran = spex("explain", path, "--format", "json")
+    assert ran.returncode == 0
+    (said,) = ran.stderr.splitlines()
+    assert said.startswith(f"{path}:2: warning: A prompt file may not choose the model 'GPT-4o'")
+    assert json.loads(ran.stdout)["model"] == "demo"
+    ran = spex("explain", path, "--model", "demo")  # then what the file wishes does not matter
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -628,7 +640,12 @@ def test_problems_in_front_matter_are_said_also_where_the_run_fails(tmp_path: Pa
         ),
         (["--seed", "-1"], "argument --seed"),
         (["--segments", "page"], "expected auto, sentence, line or word, got 'page'"),
-        (["--method", "best"], "argument --method: invalid choice: 'best'"),
+        (["--method", "best"], "argument --method: method: expected one of auto, exact, linear"),
+        (
+            ["--method", "proxyspex"],
+            "argument --method: method: proxyspex comes in a later version",
+        ),
+        (["--stdio"], "unrecognized arguments: --stdio"),
         (["--index", "Owen"], "argument --index: invalid choice: 'Owen'"),
         (["--target", " "], "argument --target: target: expected text, got ' '"),
         (["--format", "xml"], "argument --format: invalid choice: 'xml'"),
@@ -696,6 +713,7 @@ def test_a_killed_run_leaves_no_worker_behind(long_prompt: Path, terminal) -> No
 def test_a_killed_worker_is_said_in_one_line(long_prompt: Path, terminal) -> None:
     run = terminal("explain", long_prompt, *SLOW)
     (worker,) = under_way(run)
+    assert "Explaining long.md: asking the model" in ANSI.sub("", run.shown)
     os.kill(worker, signal.SIGKILL)
     assert run.finish() == 3
     assert "Traceback" not in run.shown
@@ -716,6 +734,29 @@ def test_doctor() -> None:
     assert sys.executable in ran.stdout
     assert re.search(r"^numpy +\d+\.", ran.stdout, re.MULTILINE)
     assert re.search(r"^models +demo: ready$", ran.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("why", ["no weights", "no packages"])
+def test_doctor_where_the_embedded_model_does_not_work(why: str, tmp_path: Path) -> None:
+    """A copy of the code, without what the model needs."""
+    for package in ("server", "spex_engine"):
+        shutil.copytree(REPO / package, tmp_path / package)
+    if why == "no weights":
+        (tmp_path / "spex_engine/backends/demo/weights/model.safetensors").unlink()
+    else:
+        (tmp_path / "numpy.py").write_text("raise ImportError('no numpy here')")
+    ran = spex("doctor", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert ran.returncode == 3
+    assert "demo: ready" not in ran.stdout
+    assert "models       demo: " in ran.stdout
+    assert "spex: The embedded model does not work: " in ran.stderr
+
+
+@pytest.mark.parametrize("way", [("--stdio",), ("--tcp", "127.0.0.1:0")])
+def test_serving_with_a_command_is_a_usage_error(way: tuple[str, ...]) -> None:
+    ran = spex(*way, "doctor")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "--stdio and --tcp serve an editor: leave them out of doctor" in ran.stderr
 
 
 def test_no_command_is_a_usage_error() -> None:

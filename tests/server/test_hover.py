@@ -124,7 +124,13 @@ def test_three_way_partners_name_both_others() -> None:
 
 def test_a_loner_is_said_to_be_one() -> None:
     found = explained(TEXT, interactions=[interaction(0, 1)])
-    assert "No notable interaction with another segment." in content(found, offset=42)
+    assert "No notable interaction between segments." in content(found, offset=42)
+
+
+def test_a_poor_fit_is_said_first() -> None:
+    said = content(explained(TEXT, [1.0], r2=0.22))
+    assert said.startswith("The fit explains little of the answer (R² 0.22): do not rely on it.")
+    assert "do not rely" not in content(explained(TEXT, [1.0], r2=0.5))
 
 
 def test_unknown_errors_and_r2_are_left_out() -> None:

@@ -97,7 +97,7 @@ async def test_cancel_while_the_worker_starts(start_editor, example, deaf_python
     assert (await editor.told("end"))["message"] == "cancelled"
     await gone(pid)
     assert (await editor.status())["worker"] == {"state": "stopped", "pid": None}
-    editor.configure({"spex": {}})
+    editor.configure({"spex": {"interpreter": sys.executable}})
     assert await editor.explained(URI)
 
 

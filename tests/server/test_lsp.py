@@ -207,11 +207,27 @@ async def test_commands_without_arguments_mean_the_only_document(editor, example
     assert await editor.command("spex.clear", None) == {"uri": URI}
 
 
-async def test_commands_without_arguments_need_an_only_document(editor, example):
-    assert "are open: say which" in await refused(editor.command("spex.explain"))
+async def test_commands_without_arguments_mean_the_document_touched_last(editor, example):
+    assert "no document is open" in await refused(editor.command("spex.explain"))
+
+    async def meant() -> str:
+        return (await editor.command("spex.clear"))["uri"]
+
+    def saved() -> None:
+        name = types.TextDocumentIdentifier(URI)
+        editor.client.text_document_did_save(types.DidSaveTextDocumentParams(name))
+
     editor.open(URI, example)
     editor.open(OTHER, example)
-    assert "are open: say which" in await refused(editor.command("spex.explain", {}))
+    assert await meant() == OTHER
+    await editor.hover(URI, BOB)
+    assert await meant() == URI
+    editor.change(OTHER, example + "\n")
+    assert await meant() == OTHER
+    saved()
+    assert await meant() == URI
+    editor.close(URI)
+    assert await meant() == OTHER
 
 
 @pytest.mark.parametrize(
@@ -223,6 +239,8 @@ async def test_commands_without_arguments_need_an_only_document(editor, example)
         ([{"uri": ["x"]}], "uri: expected text"),
         ([{"uri": "file:///elsewhere.md"}], "file:///elsewhere.md is not open"),
         ([{"bugdet": 5}], "bugdet: unknown setting; known are budget"),
+        ([{"interpreter": "/bin/sh"}], "interpreter: unknown setting; known are budget"),
+        ([{"method": "proxyspex"}], "method: proxyspex comes in a later version"),
         ([{"budget": "many"}], "budget: expected a whole number"),
         ([{"method": "magic"}], "method: expected one of auto"),
         ([{"segments": "letter"}], "segments: expected auto"),
@@ -270,6 +288,16 @@ async def test_status_and_clear(editor, example):
     assert list(editor.all("diagnostics")[-1].diagnostics) == []
     assert await editor.hover(URI, BOB) is None
     assert (await editor.status())["explained"] == []
+
+
+async def test_clear_cancels_the_run_under_way(editor, slow_prompt):
+    editor.open(URI, slow_prompt)
+    await editor.command("spex.explain")
+    await editor.under_way()
+    assert await editor.command("spex.clear") == {"uri": URI}
+    assert (await editor.told("end"))["message"] == "cancelled"
+    status = await editor.status()
+    assert (status["running"], status["explained"]) == ([], [])
 
 
 async def test_cancel_with_nothing_to_cancel(editor, example):
@@ -350,6 +378,11 @@ async def test_front_matter_problems_are_diagnostics_at_their_place(editor):
     assert [Source(text).at(d.range) for d in problems] == ["lots", "letter"]
     assert {(d.source, d.code) for d in problems} == {("spex", "spex/front-matter-value")}
     assert {d.severity for d in problems} == {types.DiagnosticSeverity.Error}
+    foreign = "---\nmodel: [GPT-4o]\ntarget:\n---\nSay hello. Be brief. Smile.\n"
+    others = await editor.diagnostics_after(lambda: editor.change(URI, foreign))
+    assert [d.severity for d in others.diagnostics] == [INFORMATION] * 2
+    rule = await editor.diagnostics_after(lambda: editor.change(URI, "---\nSay hello.\n"))
+    assert list(rule.diagnostics) == []
     mended = text.replace("lots", "64").replace("letter", "sentence")
     after = await editor.diagnostics_after(lambda: editor.change(URI, mended))
     assert list(after.diagnostics) == []
@@ -380,9 +413,8 @@ async def test_a_second_explain_replaces_the_first(editor, slow_prompt, example)
 async def test_settings_at_the_start_and_later(start_editor, example):
     editor = await start_editor(options={"budget": 32, "colour": "red", "order": 0})
     warnings = [m for m in editor.all("message") if m.type == types.MessageType.Warning]
-    assert len(warnings) == 2
-    assert "spex.colour: unknown setting; known are budget" in warnings[0].message
-    assert "spex.order: expected a whole number from 1 to 1,000, got 0" in warnings[1].message
+    (warning,) = warnings  # an unknown key is for the log alone
+    assert "spex.order: expected a whole number from 1 to 1,000, got 0" in warning.message
 
     editor.open(URI, example)
     await editor.command("spex.explain")
@@ -390,18 +422,44 @@ async def test_settings_at_the_start_and_later(start_editor, example):
     assert "32 of 32 calls" in editor.all("report")[-1]["message"]  # order: the default's
 
     editor.configure({"spex": {"model": 5, "budget": 48}})
-    warning = await editor.told("message", but=2)
+    warning = await editor.told("message", but=1)
     assert "spex.model: expected text, got 5" in warning.message
     assert (await editor.status())["model"] == "demo"
     await editor.command("spex.explain")
     await editor.told("end", but=1)
     assert "48 of 48 calls" in editor.all("report")[-1]["message"]
 
-    editor.configure({"spex": None})
+    for nothing in ({}, {"spex": None}, {"budget": 64}, {"other": {"budget": 64}}, None, []):
+        editor.configure(nothing)  # these keep what is
     await editor.command("spex.explain")
     await editor.told("end", but=2)
-    assert "64 of 64 calls" in editor.all("report")[-1]["message"]
-    assert len(editor.all("message")) == 3
+    assert "48 of 48 calls" in editor.all("report")[-1]["message"]
+
+    editor.configure({"spex": {"seed": 1}})  # what lies below is what the client started us with
+    await editor.command("spex.explain")
+    await editor.told("end", but=3)
+    assert "32 of 32 calls" in editor.all("report")[-1]["message"]
+    assert len(editor.all("message")) == 2
+
+
+async def test_settings_at_the_start_may_stand_under_their_name(start_editor):
+    editor = await start_editor(options={"spex": {"model": "hf:gpt2"}, "other": 1})
+    assert (await editor.status())["model"] == "hf:gpt2"
+    assert editor.all("message") == []
+
+
+async def test_a_relative_model_folder_is_looked_for_in_the_workspace(
+    start_editor, example, tmp_path
+):
+    text = example.replace("model: demo\n", "")
+    editor = await start_editor(options={"model": "hf:./chat"}, root=tmp_path)
+    editor.open(URI, text)
+    message = await refused(editor.command("spex.explain"))
+    assert message.startswith(f"model: ./chat is a relative folder and is not in {tmp_path}")
+    (tmp_path / "chat").mkdir()
+    await editor.command("spex.explain")
+    said = (await editor.told("message")).message
+    assert f"{tmp_path}/chat is no model" in said
 
 
 async def test_a_model_that_is_not_there_gives_a_message_and_nothing_breaks(editor, example):
@@ -419,10 +477,14 @@ async def test_a_model_that_is_not_there_gives_a_message_and_nothing_breaks(edit
 
 @pytest.mark.parametrize("model", ["openai:gpt-5", "hf:/abs/path", "hf:../x", "hf:./../x"])
 async def test_a_file_may_not_choose_any_model(editor, example, model):
-    editor.open(URI, example.replace("model: demo", f"model: {model}"))
-    message = await refused(editor.command("spex.explain"))
-    assert f"A prompt file may not choose the model '{model}'" in message
-    # the user may: then what the file says does not matter
-    await editor.command("spex.explain", {"model": "demo"})
-    await editor.told("end")
-    assert (await editor.status())["explained"] == [URI]
+    text = example.replace("model: demo", f"model: {model}")
+    editor.open(URI, text)
+    (warning,) = (await editor.told("diagnostics")).diagnostics
+    assert (warning.code, warning.severity) == (
+        "spex/model-refused",
+        types.DiagnosticSeverity.Warning,
+    )
+    assert Source(text).at(warning.range) == model
+    assert f"A prompt file may not choose the model '{model}'" in warning.message
+    assert pair(await editor.explained(URI))  # on the settings' model
+    assert editor.all("message") == []

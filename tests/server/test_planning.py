@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from server.planning import make_plan
+from server.planning import make_plan, problems_of
+from server.prompts import parse
 from server.settings import Settings
 from spex_engine import wire
 from spex_engine.wire import ExplainRequest, InputError
@@ -31,11 +32,24 @@ def test_what_a_command_says_wins_over_the_file() -> None:
     assert plan.segmentation.kind == "word"
 
 
-def test_a_file_s_forbidden_model_is_refused_unless_another_is_said() -> None:
-    text = FRONT.replace("hf:gpt2", "hf:/etc") + BODY
-    with pytest.raises(InputError, match="may not choose the model 'hf:/etc'"):
-        make_plan(text, Path("/tmp/a.md"), Settings())
-    assert make_plan(text, Path("/tmp/a.md"), Settings(), {"model": "demo"}).request.model == "demo"
+@pytest.mark.parametrize("wish", ["GPT-4o", "hf:/etc", "openai:gpt-5", "hf:./../x"])
+def test_a_file_s_forbidden_model_is_reported_and_not_used(wish: str) -> None:
+    path = Path("/tmp/a.md")
+    text = FRONT.replace("hf:gpt2", wish).replace("budget: 200", "budget: many") + BODY
+    assert make_plan(text, path, Settings(model="hf:mine")).request.model == "hf:mine"
+    assert make_plan(text, path, Settings(), {"model": "hf:said"}).request.model == "hf:said"
+    refused, budget = problems_of(parse(text, "a.md"), path)
+    assert (refused.code, refused.severity) == ("model-refused", "warning")
+    assert text[refused.start : refused.end] == wish
+    assert f"may not choose the model '{wish}', so it is not used" in refused.message
+    assert "Choose it in the settings or with --model." in refused.message
+    assert budget.code == "front-matter-value"
+
+
+def test_a_model_that_a_file_may_choose_is_no_problem() -> None:
+    for text in (FRONT + BODY, BODY, "---\nmodel: [a]\n---\n" + BODY):
+        document = parse(text, "a.md")
+        assert problems_of(document, Path("/tmp/a.md")) == document.problems
 
 
 def test_the_settings_may_name_any_model() -> None:

@@ -179,13 +179,13 @@ def test_auto_takes_sentences():
     ("text", "expected"),
     [
         ("One sentence", ("word", 2, "1 sentence would be few to compare: cut into 2 words")),
-        ("One a. Two b.", ("word", 4, "2 sentences would be few to compare: cut into 4 words")),
-        ("我。他。", ("sentence", 2, None)),
+        ("One a. Two b.", ("sentence", 2, None)),
+        ("我。", ("sentence", 1, None)),
         ("Word", ("sentence", 1, None)),
         ("", ("sentence", 0, None)),
     ],
 )
-def test_auto_cuts_few_sentences_into_words(text, expected):
+def test_auto_cuts_a_single_sentence_into_words(text, expected):
     assert auto(text) == expected
 
 

@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 from server.prompts import PromptSettings
-from server.settings import INDICES, METHODS, Settings, allowed_model, check, merge, read_settings
+from server.settings import (
+    INDICES,
+    LATER_METHODS,
+    METHODS,
+    Settings,
+    allowed_model,
+    check,
+    check_request,
+    merge,
+    read_settings,
+    workspace_model,
+)
+from spex_engine.estimators import ESTIMATORS
 from spex_engine.indices import INDICES as ENGINE_INDICES
 from spex_engine.wire import InputError
 
@@ -45,9 +57,14 @@ def test_good_values_are_taken() -> None:
     assert dataclasses.asdict(settings) == section | {"segments": "word"}
 
 
-def test_null_is_the_default() -> None:
+def test_null_and_wrong_values_leave_what_lies_below() -> None:
     names = [field.name for field in dataclasses.fields(Settings)]
+    below = Settings(budget=50, model="hf:gpt2", seed=3)
     assert read_settings(dict.fromkeys(names)) == (Settings(), ())
+    assert read_settings(dict.fromkeys(names), below) == (below, ())
+    settings, (problem,) = read_settings({"budget": 1, "seed": 4}, below)
+    assert settings == dataclasses.replace(below, seed=4)
+    assert problem.startswith("spex.budget: expected a whole number")
 
 
 @pytest.mark.parametrize(
@@ -73,10 +90,38 @@ def test_a_wrong_value_is_said_and_leaves_the_default(section, said: str) -> Non
     )
 
 
-def test_an_unknown_key_is_said_with_the_known_ones() -> None:
-    settings, (problem,) = read_settings({"modle": "demo"})
-    assert settings == Settings()
-    assert problem.startswith("spex.modle: unknown setting; known are budget, index, ")
+def test_an_unknown_key_goes_to_the_log_alone(caplog: pytest.LogCaptureFixture) -> None:
+    assert read_settings({"modle": "demo", "seed": 5}) == (Settings(seed=5), ())
+    assert "spex.modle: unknown setting; known are budget, index, " in caplog.text
+
+
+def test_a_run_may_say_all_but_the_interpreter() -> None:
+    assert check_request({"budget": 64, "segments": "lines"}) == {"budget": 64, "segments": "line"}
+    for key in ("interpreter", "bugdet"):
+        with pytest.raises(InputError, match=f"{key}: unknown setting; known are budget, index"):
+            check_request({key: "/bin/sh"})
+
+
+def test_only_methods_that_there_are_are_offered() -> None:
+    assert set(METHODS) <= set(ESTIMATORS)
+    for method in LATER_METHODS:
+        with pytest.raises(InputError, match=f"method: {method} comes in a later version"):
+            check("method", method)
+
+
+def test_a_relative_model_folder_is_the_workspace_s(tmp_path: Path) -> None:
+    (tmp_path / "chat").mkdir()
+    assert workspace_model("hf:./chat", tmp_path) == f"hf:{(tmp_path / 'chat').resolve()}"
+    for model in ("demo", "hf:gpt2", "hf:/models/mine"):
+        assert workspace_model(model, None) == model
+    for model, root, where in (
+        ("hf:./none", tmp_path, f"is not in {tmp_path}"),
+        ("hf:./chat", None, "no folder is open"),
+        ("hf:./\0", tmp_path, "is not in"),
+    ):
+        with pytest.raises(InputError, match="give an absolute path") as caught:
+            workspace_model(model, root)
+        assert where in str(caught.value)
 
 
 @pytest.mark.parametrize("section", [[], "demo", 3])
@@ -166,6 +211,13 @@ def test_the_file_wins_over_the_settings_where_it_says_something() -> None:
     assert (merged.model, merged.target, merged.segments) == ("demo", "Paris", "word")
     assert (merged.budget, merged.seed) == (100, 3)
     assert merge(settings, PromptSettings(), None) == settings
+
+
+def test_a_model_that_a_file_may_not_choose_does_not_count() -> None:
+    settings = Settings(model="hf:gpt2")
+    assert merge(settings, PromptSettings(model="GPT-4o", budget=9), None) == dataclasses.replace(
+        settings, budget=9
+    )
 
 
 def test_a_file_cannot_choose_the_interpreter() -> None:

@@ -56,7 +56,7 @@ async def test_progress_comes_before_the_result(worker, example):
         states.append(worker.state)
 
     result = await worker.explain(request(example), on_progress)
-    assert [p.message for p in seen] == ["loading demo", "asking the model"]
+    assert [p.message for p in seen] == ["loading demo", "asking the model", "fitting"]
     assert (seen[-1].done, seen[-1].total) == (64, 64)
     assert len({p.id for p in seen}) == 1
     assert set(states) == {"busy"}
@@ -131,7 +131,9 @@ async def test_killing_a_frozen_worker_for_one_request_does_not_fail_another(
     assert worker.pid != frozen
 
 
-async def test_a_worker_that_dies_is_reported_to_all_and_replaced(worker, slow_prompt, example):
+async def test_a_worker_that_dies_fails_the_run_it_was_at_and_is_replaced(
+    worker, slow_prompt, example
+):
     begun = asyncio.Event()
     runs = [asyncio.create_task(worker.explain(request(slow_prompt), lambda _: begun.set()))]
     await begun.wait()
@@ -140,13 +142,39 @@ async def test_a_worker_that_dies_is_reported_to_all_and_replaced(worker, slow_p
     died = worker.pid
     assert died is not None
     os.kill(died, signal.SIGKILL)
-    for error in await asyncio.gather(*runs, return_exceptions=True):
-        assert isinstance(error, WorkerError)
-        assert error.code == wire.WORKER_DIED
-        assert "signal 9" in str(error)
-    assert worker.state == "stopped"
-    assert await worker.explain(request(example), ignore)
+    error, result = await asyncio.gather(*runs, return_exceptions=True)
+    assert isinstance(error, WorkerError)
+    assert error.code == wire.WORKER_DIED
+    assert "signal 9" in str(error)
+    assert isinstance(result, wire.ExplainResult)  # it had not begun: it was asked again
     assert worker.pid != died
+
+
+async def test_a_worker_that_is_killed_while_idle_does_not_fail_the_next_run(worker, example):
+    """Whether or not its end has been noticed when the run starts."""
+    for seconds in (0.0, 0.01, 0.05):
+        await worker.hello()
+        died = worker.pid
+        os.kill(died, signal.SIGKILL)
+        await asyncio.sleep(seconds)
+        assert (await worker.explain(request(example), ignore)).evaluations.computed == 64
+        assert worker.pid != died
+
+
+async def test_a_request_that_kills_its_worker_is_asked_again_only_once(
+    worker, example, monkeypatch
+):
+    started = []
+
+    async def start() -> None:
+        started.append(await real_start())
+        os.kill(worker.pid, signal.SIGKILL)
+
+    real_start = worker._start
+    monkeypatch.setattr(worker, "_start", start)
+    with pytest.raises(WorkerError, match="signal 9"):
+        await worker.explain(request(example), ignore)
+    assert len(started) == 2
 
 
 async def test_another_protocol_version_is_refused_every_time(worker, example, monkeypatch):
