@@ -18,6 +18,7 @@ lint: .venv/dev
 
 bench: .venv/dev  ## the benchmarks behind docs/benchmarks.md
 	$(BIN)/python tests/benchmarks/startup.py
+	$(BIN)/python tests/benchmarks/methods.py
 	$(BIN)/python tests/benchmarks/spex_recovery.py
 
 picture: .venv/base  ## the picture in the README, from a real run

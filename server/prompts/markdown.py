@@ -12,11 +12,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from server.prompts.document import DocumentMessage, Problem, PromptDocument, PromptFormat
-from server.prompts.front_matter import FixedEntry, read_front_matter
 from server.text import Span, line_spans, strip_span
+
+if TYPE_CHECKING:
+    from server.prompts.front_matter import FixedEntry
 
 LineKind = Literal["blank", "heading", "item", "row", "fence", "code", "mark", "prose"]
 
@@ -43,6 +45,9 @@ class Line:
 
 def parse(text: str) -> PromptDocument:
     """Read a file with optional front matter; never raises, whatever the text."""
+    # Here, because it loads PyYAML: a server is to answer before it has seen a file.
+    from server.prompts.front_matter import read_front_matter
+
     front = read_front_matter(text)
     start, end = strip_span(text, front.body, len(text))
     fixed, problems = _fixed_spans(text, start, end, front.fixed)

@@ -125,7 +125,7 @@ def _hyperparameters(signs: Floats, values: Floats) -> tuple[Floats, float, floa
             jac=True,
             method="L-BFGS-B",
             bounds=[(-12.0, 3.0)] * n + [(-8.0, 8.0), (np.log(_NOISE_FLOOR), 3.0)],
-            options={"maxiter": _MAX_STEPS, "ftol": 1e-7 if part == m else 1e-5},
+            options={"maxiter": _MAX_STEPS, "ftol": 1e-6 if part == m else 1e-5},
         )
         start = found.x
     theta, (variance, noise) = np.exp(start[:n]), np.exp(start[n:])

@@ -79,7 +79,7 @@ def explained(kind: str, n_sentences: int, target: str | None = None) -> list[Ca
 
 
 def holds(cases: list[Case], *truths: list[bool]) -> int:
-    """In how many cases all ``truths`` hold; at least 95 are demanded by the callers."""
+    """In how many of the 100 cases all ``truths`` hold."""
     assert all(len(truth) == len(cases) == N for truth in truths)
     return sum(all(together) for together in zip(*truths, strict=True))
 
@@ -102,7 +102,7 @@ def test_the_two_needed_facts_are_the_strongest_interaction(two_facts: list[Case
     pair = [set(case.strongest.segments) == case.note.needed[0] for case in two_facts]
     synergy = [case.strongest.kind == "synergy" for case in two_facts]
     strong = [case.strongest.value > 2 * CLEAR for case in two_facts]
-    assert holds(two_facts, pair, synergy, strong) >= 95
+    assert holds(two_facts, pair, synergy, strong) == 100
 
 
 def test_each_needed_fact_has_a_clear_effect_and_nothing_else_has(two_facts: list[Case]) -> None:
@@ -148,7 +148,7 @@ def test_a_repeated_fact_is_the_strongest_interaction_and_redundant(repeated: li
     ]
     redundant = [case.strongest.kind == "redundancy" for case in repeated]
     strong = [case.strongest.value < -2 * CLEAR for case in repeated]
-    assert holds(repeated, pair, redundant, strong) >= 95
+    assert holds(repeated, pair, redundant, strong) == 100
 
 
 def test_each_of_the_two_helps_on_average_and_is_not_missed_alone(repeated: list[Case]) -> None:
