@@ -80,6 +80,8 @@ def explain(
     evaluation failed. Exceptions of ``game`` and of the callbacks pass through unchanged.
     """
     started = time.perf_counter()
+    if not callable(game):
+        raise ValueError(f"game: {type(game).__name__}, expected a function from masks to values")
     n, budget = _integer("n_features", n_features, 0), _integer("budget", budget, 2)
     seed = _integer("seed", seed, 0)
     max_order = None if max_order is None else _integer("max_order", max_order, 1)
@@ -239,6 +241,8 @@ def _test_size(n_features: int, size: int) -> int:
 def _evaluate(game: Game, masks: Masks) -> Floats:
     """Values float (m,), nan where the evaluation failed."""
     returned = game(masks.copy())  # the game may write into what it is given
+    if np.iscomplexobj(returned):
+        raise ValueError("game: returned complex numbers, expected real ones")
     try:
         values = np.array(returned, dtype=np.float64)
     except (TypeError, ValueError) as error:

@@ -9,6 +9,7 @@ one sparse linear map, and error bars go through the same map.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -61,6 +62,8 @@ def interactions(
 
     ValueError for an unknown index, an order below 1, and groups missing, unfit or unused.
     """
+    if not isinstance(f, SparseFourier):
+        raise ValueError(f"f: {type(f).__name__}, expected a SparseFourier (explanation.fourier)")
     if index not in INDICES:
         raise ValueError(f"index: {index!r}, expected one of {', '.join(INDICES)}")
     if isinstance(order, bool) or not isinstance(order, int | np.integer) or order < 1:
@@ -240,7 +243,10 @@ def _checked_groups(
         return None
     if groups is None:
         raise ValueError("groups: None, expected disjoint sequences of features for index 'Owen'")
-    members = [int(i) for group in groups for i in group]
+    try:
+        members = [operator.index(i) for group in groups for i in group]
+    except TypeError:
+        raise ValueError(f"groups: {groups!r}, expected sequences of feature numbers") from None
     if sorted(members) != list(range(n_features)):
         raise ValueError(
             f"groups: {[tuple(group) for group in groups]}, expected each of the features "

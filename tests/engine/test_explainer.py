@@ -360,3 +360,10 @@ def test_fit_is_the_same_regression() -> None:
     f = spex.fit(e.masks[12:], e.values[12:])  # without full, empty and leave-one-out masks
     assert isinstance(f, SparseFourier)
     assert f.to_dict() == e.fourier.to_dict()
+
+
+def test_what_is_no_game() -> None:
+    with pytest.raises(ValueError, match="game: NoneType, expected a function"):
+        explain(None, 3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="game: returned complex numbers"):
+        explain(lambda masks: masks[:, 0] * 1j, 3)

@@ -277,3 +277,15 @@ def test_many_large_supports_are_fast() -> None:
 def test_unfit_arguments(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         interactions(sparse(0), *arguments)
+
+
+@pytest.mark.parametrize("groups", [5, [["a"], [0]], [[0.5]]])
+def test_groups_that_are_none_at_all(groups: object) -> None:
+    f = SparseFourier(2, "truth", ((0, 1),), np.ones(1))
+    with pytest.raises(ValueError, match=r"groups: .*expected sequences of feature numbers"):
+        interactions(f, index="Owen", groups=groups)  # type: ignore[arg-type]
+
+
+def test_an_explanation_is_no_function() -> None:
+    with pytest.raises(ValueError, match=r"f: dict, expected a SparseFourier"):
+        interactions({(0,): 1.0})  # type: ignore[arg-type]
