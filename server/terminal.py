@@ -82,6 +82,8 @@ def _head(explained: Explained, file: str) -> Rich:
     head.append(f"  on {printable(result.model)} says ")
     head.append(f"“{printable(result.target.text)}”", style="bold")
     head.append(f"  ({signed(result.target.value)} {result.unit})")
+    if explained.doubt is not None:
+        head.append(f"\n{explained.doubt}.", style="bold")
     return head
 
 
@@ -159,8 +161,6 @@ def _foot(explained: Explained) -> Rich:
     calls = result.evaluations
     r2 = "not known" if result.faithfulness.r2 is None else f"{result.faithfulness.r2:.3f}"
     foot = Rich()
-    if explained.doubt is not None:
-        foot.append(f"{explained.doubt}.\n", style="bold")
     foot.append(f"R² {r2}", style="bold")
     foot.append(f" ({result.faithfulness.how}), method {result.method}, tier {result.tier}\n")
     foot.append(f"{calls.computed:,} model calls", style="bold")

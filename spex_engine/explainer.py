@@ -18,6 +18,7 @@ import numpy.typing as npt
 from spex_engine.designs import Design, draw_design
 from spex_engine.estimators import ESTIMATORS, PLANS, Plan, estimator
 from spex_engine.estimators.selection import choose
+from spex_engine.estimators.spectral_gp import MAX_SAMPLES
 from spex_engine.faithfulness import r2
 from spex_engine.fourier import Floats, Masks, SparseFourier, checked_samples
 from spex_engine.wire import Evaluations, Faithfulness
@@ -180,6 +181,8 @@ class _Run:
         if method == "auto":
             choice = choose(masks[train], values[train], max_order=self.max_order, seed=self.seed)
             method, max_order, notes = choice.method, choice.max_order, (choice.why,)
+        if method == "gp" and train.sum() > MAX_SAMPLES:
+            notes += (f"gp fits {MAX_SAMPLES} of the {train.sum()} samples, drawn at random",)
         fourier = ESTIMATORS[method](
             masks[train], values[train], max_order=max_order, seed=self.seed
         )

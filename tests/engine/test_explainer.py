@@ -367,3 +367,13 @@ def test_what_is_no_game() -> None:
         explain(None, 3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="game: returned complex numbers"):
         explain(lambda masks: masks[:, 0] * 1j, 3)
+
+
+def test_samples_that_the_gaussian_process_leaves_out_are_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("spex_engine.explainer.MAX_SAMPLES", 50)
+    monkeypatch.setattr("spex_engine.estimators.spectral_gp.MAX_SAMPLES", 50)
+    e = explain(pairwise, 12, budget=120, method="gp")
+    assert e.notes == ("gp fits 50 of the 88 samples, drawn at random",)
+    assert explain(pairwise, 12, budget=63, method="gp").notes == ()

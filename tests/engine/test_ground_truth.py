@@ -1,8 +1,8 @@
 """Explaining prompts whose interactions are known: the embedded model's notes.
 
-The model is not perfect, and Spex explains what the model does and not what the note says. So of
-the generated notes, which hold combinations that the model was never trained on, at least 95 of
-100 must come out as the truth is.
+The model is not perfect, and Spex explains what the model does and not what the note says: of the
+generated notes, which hold combinations that the model was never trained on, a few may come out
+otherwise. Each test says how many of its 100 must come out as the truth is.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import pty
@@ -24,7 +25,9 @@ from typing import Any
 import pytest
 
 from server import VERSION
+from server.terminal import show
 from server.text import Text
+from tests.server.results import explained
 
 REPO = Path(__file__).parents[2]
 EXAMPLE = REPO / "examples" / "two-facts.prompt.md"
@@ -795,3 +798,11 @@ def test_a_log_that_cannot_be_written(prompt: Path, tmp_path: Path) -> None:
     ran = spex("--log-file", tmp_path / "none" / "log", "explain", prompt)
     assert ran.returncode == 2
     assert ran.stderr.startswith("spex: cannot write the log: ")
+
+
+def test_a_poor_fit_is_said_before_the_numbers() -> None:
+    out = io.StringIO()
+    show(explained("A a. B b.", [1.0], r2=0.2), "a.md", out)
+    assert out.getvalue().splitlines()[1] == (
+        "The fit explains little of the answer (R² 0.20): do not rely on it."
+    )
