@@ -1,11 +1,9 @@
 """The spectral Gaussian process: a prior on Walsh coefficients that is fitted, not assumed.
 
-Knows samples only. With masks as signs, the kernel is a weighted Hamming distance with one
-relevance theta_j >= 0 for each feature,
+Knows samples only. The kernel of `spectral_prior` is, in the Walsh basis,
 
-    k(x, y) = sigma^2 exp(-sum_{j: x_j != y_j} theta_j)
-            = c sum_S (prod_{j in S} rho_j) chi_S(x) chi_S(y),
-    rho_j = tanh(theta_j / 2),  c = sigma^2 prod_j (1 + exp(-theta_j)) / 2,
+    v exp(-sum_{j: x_j != y_j} theta_j) = c sum_S (prod_{j in S} rho_j) chi_S(x) chi_S(y),
+    rho_j = tanh(theta_j / 2),  c = v prod_j (1 + exp(-theta_j)) / 2,
 
 so that the coefficient of S has prior variance ``c prod_{j in S} rho_j``: low orders and relevant
 features first, which is the sparsity, low degree and hierarchy that SPEX and ProxySPEX assume, but
@@ -16,21 +14,23 @@ posterior mean and variance in closed form (Rasmussen & Williams 2006, eq. 2.25-
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, solve_triangular
-from scipy.linalg.lapack import dpotri
-from scipy.optimize import minimize
+from scipy.linalg import solve_triangular
 
+from spex_engine.estimators.spectral_prior import FittedPrior, fit_prior
 from spex_engine.fourier import Floats, Masks, SparseFourier, Support, characters
 
-MAX_SAMPLES = 4096  # beyond, the cubic cost is minutes
+MAX_SAMPLES = 6000  # beyond, the cubic cost is minutes
+_MAX_TUNED = 2000  # samples that relevances are learnt from
 _N_CANDIDATES = 20_000  # supports of largest prior variance whose posterior mean is computed
-_N_KEPT = 400
-_PRIOR_CENTRE, _PRIOR_SD = 1.5, 1.0  # of log theta_j: log(centre / n), and its deviation
-_NOISE_FLOOR = 1e-6  # of the values' variance: keeps the kernel matrix well conditioned
-_MAX_STEPS = 200
+_N_KEPT = 600
+_UNLIKELY = 2.7  # squared standard normal that is exceeded once in ten times
+_BLOCK = 2000  # candidates looked at together
+_SHUFFLE = 0  # seed of the order of samples that relevances are learnt from
 
 
 def fit(
@@ -38,149 +38,158 @@ def fit(
 ) -> SparseFourier:
     """The posterior of the coefficients that matter, with their covariance.
 
-    ``max_order`` None: no limit. Deterministic: ``seed`` only draws the samples that are used
-    where there are more than 4096.
+    ``max_order`` None: no limit. The 600 coefficients of largest posterior mean are kept. Where
+    there are more than 6000 samples, that many of them are drawn by ``seed``; nothing else depends
+    on it.
     """
     m, n = masks.shape
     if m > MAX_SAMPLES:
         some = np.sort(np.random.default_rng(seed).permutation(m)[:MAX_SAMPLES])
         masks, values = masks[some], values[some]
-    scale = float(values.std())
-    if n == 0 or scale <= 1e-12 * max(1.0, float(np.abs(values).max())):
+    posterior = Posterior.of(masks, values)
+    if posterior is None:
         return SparseFourier(n, "gp", ((),), np.array([values.mean()]), np.zeros(1))
-    posterior = _Posterior.fit(masks, (values - values.mean()) / scale)
-    supports = _most_likely(posterior.rho, n if max_order is None else min(n, max_order))
-    means = posterior.means(supports)
-    means[0] = np.inf  # the constant stays
-    kept = np.sort(np.argsort(-np.abs(means), kind="stable")[:_N_KEPT])
-    chosen = [supports[i] for i in kept.tolist()]
-    coefficients, covariance = posterior.coefficients(chosen)
-    coefficients = coefficients * scale
-    coefficients[0] += values.mean()
-    return SparseFourier(n, "gp", tuple(chosen), coefficients, covariance * scale**2)
+    supports = posterior.largest(_N_KEPT, n if max_order is None else min(n, max_order))
+    coefficients, covariance = posterior.coefficients(supports)
+    return SparseFourier(n, "gp", tuple(supports), coefficients, covariance)
 
 
 @dataclass(frozen=True, eq=False)
-class _Posterior:
-    """The process given the samples, at fitted hyperparameters; values are standardised."""
+class Posterior:
+    """The process given samples: any coefficient's distribution. Get it from `of`."""
 
-    masks: Masks
-    rho: Floats  # (n,)
-    constant: float  # the prior variance of the constant, c
-    factor: Floats  # lower Cholesky factor of the kernel matrix with noise, (m, m)
-    alpha: Floats  # its inverse times the values, (m,)
+    masks: Masks  # (m, n)
+    mean: float  # of the values, and their deviation: the process is of standardised ones
+    scale: float
+    prior: FittedPrior
 
     @classmethod
-    def fit(cls, masks: Masks, values: Floats) -> _Posterior:
+    def of(cls, masks: Masks, values: Floats) -> Posterior | None:
+        """From masks bool (m, n) and finite values (m,). None where the values do not vary."""
+        mean, scale = float(values.mean()), float(values.std())
+        if masks.shape[1] == 0 or scale <= 1e-12 * max(1.0, float(np.abs(values).max())):
+            return None
+        if len(masks) > _MAX_TUNED:  # which samples come first must not matter
+            order = np.random.default_rng(_SHUFFLE).permutation(len(masks))
+            masks, values = masks[order], values[order]
         signs = 1.0 - 2.0 * masks.astype(np.float64)
-        theta, variance, noise = _hyperparameters(signs, values)
-        kernel = variance * np.exp(-_distances(signs, theta))
-        kernel[np.diag_indices_from(kernel)] += noise
-        factor = cholesky(kernel, lower=True, overwrite_a=True)
-        alpha = cho_solve((factor, True), values)
-        constant = variance * float(np.prod((1 + np.exp(-theta)) / 2))
-        return cls(masks, np.tanh(theta / 2), constant, factor, alpha)
+        return cls(masks, mean, scale, fit_prior(signs, (values - mean) / scale, _MAX_TUNED))
 
-    def prior_variances(self, supports: list[Support]) -> Floats:
-        return np.array([self.constant * np.prod(self.rho[list(s)]) for s in supports])
+    @property
+    def relevances(self) -> Floats:
+        """rho (n,): each feature's factor in the prior variances, in 0..1."""
+        return np.asarray(np.tanh(self.prior.theta / 2), dtype=np.float64)
 
-    def means(self, supports: list[Support]) -> Floats:
-        """Posterior means of the coefficients, float (k,)."""
-        step = max(1, (1 << 24) // len(self.masks))
-        parts = [
-            self.alpha @ characters(self.masks, supports[i : i + step])
-            for i in range(0, len(supports), step)
-        ]
-        return self.prior_variances(supports) * np.concatenate(parts)
+    @property
+    def constant(self) -> float:
+        """c, the prior variance of the constant."""
+        return self.prior.variance * float(np.prod((1 + np.exp(-self.prior.theta)) / 2))
 
     def coefficients(self, supports: list[Support]) -> tuple[Floats, Floats]:
-        """Posterior means (k,) and covariance (k, k)."""
-        variances = self.prior_variances(supports)
+        """Posterior means (k,) and covariance (k, k), in the unit of the values and its square.
+
+        The covariance is that at the parameters' mode, with two additions without which large
+        coefficients lie outside their intervals too often: what the means move with the parameters
+        within their own uncertainty, to first order (Laplace's approximation), and the wider prior
+        of coefficients that are larger than theirs allows (`_wider`).
+        """
+        theta, prior = self.prior.theta, self.prior
+        members = np.zeros((len(supports), len(theta)), dtype=np.bool_)
+        for row, support in zip(members, supports, strict=True):
+            row[list(support)] = True
+        variances = self.constant * np.exp(members @ _log(self.relevances))
         scaled = characters(self.masks, supports) * variances
-        means: Floats = self.alpha @ scaled
-        half = solve_triangular(self.factor, scaled, lower=True, overwrite_b=True)
+        means: Floats = prior.alpha @ scaled
+        half = solve_triangular(prior.factor, scaled, lower=True, overwrite_b=True)
+        # d log prior variance / d eta: of the constant's factors, of the members', of v, of w
+        relative = np.zeros((len(supports), len(theta) + 2))
+        relative[:, :-2] = members * (theta / np.sinh(theta)) - theta / (1 + np.exp(theta))
+        relative[:, -2] = 1.0
+        moved = means[:, None] * relative - half.T @ prior.slopes
         covariance = np.diag(variances) - half.T @ half
-        covariance[np.diag_indices_from(covariance)] = np.maximum(np.diagonal(covariance), 0.0)
-        return means, (covariance + covariance.T) / 2
+        left = np.maximum(np.diagonal(covariance), 0.0)
+        covariance[np.diag_indices_from(covariance)] = left
+        wider = _wider(means, left, variances)
+        covariance = covariance * wider[:, None] * wider + moved @ prior.uncertainty @ moved.T
+        means = means * self.scale + self.mean * ~members.any(axis=1)
+        return means, (covariance + covariance.T) / 2 * self.scale**2
+
+    def largest(self, count: int, max_order: int) -> list[Support]:
+        """The constant and the supports of largest posterior mean, ``count`` in all at most.
+
+        All single features and pairs are looked at, and larger supports by falling prior variance
+        until ``|F(S)| <= c prod rho ||alpha||_1`` says that no other can be among the largest, or
+        they are not among the 20,000 likeliest.
+        """
+        n, alpha = self.masks.shape[1], self.prior.alpha
+        signs = 1.0 - 2.0 * self.masks.astype(np.float64)
+        rho, log_rho = self.relevances, _log(self.relevances)
+        found: list[Support] = [(i,) for i in range(n)] if max_order > 0 else []
+        sizes = rho * np.abs(alpha @ signs) if found else np.zeros(0)
+        if max_order > 1:
+            pairs = np.abs((signs * (alpha[:, None] * rho)).T @ (signs * rho))
+            upper = np.triu_indices(n, 1)
+            best = np.argsort(-pairs[upper], kind="stable")[:count]
+            found += list(zip(*(index[best].tolist() for index in upper), strict=True))
+            sizes = np.concatenate([sizes, pairs[upper][best]])
+        padded = np.concatenate([signs.T, np.ones((1, len(signs)))]).astype(np.int8)
+        total, weights = float(np.abs(alpha).sum()), alpha.astype(np.float32)
+        likely = islice(_by_prior(log_rho, max_order), _N_CANDIDATES)
+        while block := list(islice(likely, _BLOCK)):
+            least = np.partition(sizes, -count)[-count] if len(sizes) >= count else 0.0
+            if np.exp(block[0][0]) * total < least:
+                break
+            block = [item for item in block if len(item[1]) > 2]
+            if not block:
+                continue
+            supports = [support for _, support in block]
+            columns = np.full((len(block), max(map(len, supports))), n)
+            for row, support in zip(columns, supports, strict=True):
+                row[: len(support)] = support
+            characters_ = np.multiply.reduce([padded[column] for column in columns.T])
+            means = np.exp([prior for prior, _ in block]) * np.abs(characters_ @ weights)
+            found, sizes = found + supports, np.concatenate([sizes, means])
+        kept = np.argsort(-sizes, kind="stable")[: count - 1]
+        return [(), *(found[i] for i in np.sort(kept).tolist())]
 
 
-def _distances(signs: Floats, theta: Floats) -> Floats:
-    """``sum_{j: x_j != y_j} theta_j`` for all pairs of masks, (m, m)."""
-    distances: Floats = 0.5 * (theta.sum() - (signs * theta) @ signs.T)
-    return distances
+def _wider(means: Floats, left: Floats, prior: Floats) -> Floats:
+    """The factor (k,) by which a coefficient's standard deviation is wider than the posterior's.
 
-
-def _hyperparameters(signs: Floats, values: Floats) -> tuple[Floats, float, float]:
-    """theta (n,), the kernel's variance and the noise's: the maximum a posteriori.
-
-    The first steps use a part of the samples: far from the maximum that is direction enough.
+    With prior variance ``p`` and posterior variance ``left``, the samples alone say
+    ``f = mean / r`` with variance ``e``, where ``r = 1 - left / p`` and ``left = r e``. Where
+    ``f^2 > 2.7 (p + e)``, which the prior gives one chance in ten, the coefficient's own variance
+    is rather ``q = max(p, f^2 - e)``, and the squared error to expect of the mean, which is still
+    shrunk by ``r``, is ``r^2 e + (1 - r)^2 q``: noise and bias.
     """
-    m, n = signs.shape
-    start = np.concatenate([np.full(n, np.log(_PRIOR_CENTRE / n)), [np.log(2.0), np.log(0.1)]])
-    for part in sorted({min(m, 250), min(m, 700), m}):
-        found = minimize(
-            _negative_log_posterior,
-            start,
-            args=(signs[:part], values[:part]),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(-12.0, 3.0)] * n + [(-8.0, 8.0), (np.log(_NOISE_FLOOR), 3.0)],
-            options={"maxiter": _MAX_STEPS, "ftol": 1e-6 if part == m else 1e-5},
-        )
-        start = found.x
-    theta, (variance, noise) = np.exp(start[:n]), np.exp(start[n:])
-    return theta, float(variance), float(noise)
+    trust = np.maximum(1 - left / np.maximum(prior, 1e-300), 1e-12)
+    alone, error = (means / trust) ** 2, left / trust
+    own = np.where(alone > _UNLIKELY * (prior + error), np.maximum(prior, alone - error), prior)
+    expected = trust * left + (1 - trust) ** 2 * own
+    return np.sqrt(np.maximum(expected, left) / np.maximum(left, 1e-300))
 
 
-def _negative_log_posterior(
-    parameters: Floats, signs: Floats, values: Floats
-) -> tuple[float, Floats]:
-    """Of log theta (n,), log variance and log noise; with its gradient (n + 2,).
+def _log(relevances: Floats) -> Floats:
+    return np.asarray(np.log(np.maximum(relevances, 1e-300)), dtype=np.float64)
 
-    Gradient: Rasmussen & Williams eq. 5.9, all theta_j at once as two matrix products.
+
+def _by_prior(log_rho: Floats, max_order: int) -> Iterator[tuple[float, Support]]:
+    """Supports of 1 to ``max_order`` features by falling ``sum_{j in S} log rho_j``, with it.
+
+    Every one but the first has one parent here: with features from relevant to irrelevant, take
+    the last one out if its predecessor is in, else move it up by one. A parent's sum is never
+    smaller, so a heap meets the supports in order.
     """
-    m, n = signs.shape
-    theta, (variance, noise) = np.exp(parameters[:n]), np.exp(parameters[n:])
-    smooth = variance * np.exp(-_distances(signs, theta))
-    kernel = smooth.copy()
-    kernel[np.diag_indices(m)] += noise
-    factor = cholesky(kernel, lower=True, overwrite_a=True, check_finite=False)
-    alpha = cho_solve((factor, True), values, check_finite=False)
-    inverse, _ = dpotri(factor, lower=1)  # its lower half
-    away = (parameters[:n] - np.log(_PRIOR_CENTRE / n)) / _PRIOR_SD
-    value = 0.5 * values @ alpha + np.log(np.diagonal(factor)).sum() + 0.5 * away @ away
-    slack = np.outer(alpha, alpha) - (np.tril(inverse) + np.tril(inverse, -1).T)
-    trace = float(np.trace(slack))
-    slack *= smooth
-    total = float(slack.sum())
-    same = np.einsum("ij,ij->j", signs, slack @ signs)
-    gradient = np.concatenate(
-        [theta / 4 * (total - same) + away / _PRIOR_SD, [-0.5 * total, -0.5 * noise * trace]]
-    )
-    return float(value), gradient
-
-
-def _most_likely(rho: Floats, max_order: int) -> list[Support]:
-    """The supports of largest prior variance, the empty one first, best first.
-
-    Every support but the empty one has one parent here: with features from relevant to
-    irrelevant, take the last one out if its predecessor is in, else move it up by one. A parent's
-    product is never smaller, so a heap meets the supports in order.
-    """
-    order = np.argsort(-rho, kind="stable")
-    log_rho = np.log(np.maximum(rho[order], 1e-300))
-    found: list[Support] = [()]
-    heap: list[tuple[float, Support]] = []
-    if len(order) and max_order > 0:
-        heap.append((-float(log_rho[0]), (0,)))
-    while heap and len(found) < _N_CANDIDATES:
+    order = np.argsort(-log_rho, kind="stable").tolist()
+    costs = (-log_rho[order]).tolist()
+    heap: list[tuple[float, Support]] = [(costs[0], (0,))] if order and max_order > 0 else []
+    while heap:
         cost, support = heapq.heappop(heap)
-        found.append(tuple(sorted(int(order[i]) for i in support)))
-        last = support[-1]
-        if last + 1 == len(order):
+        yield -cost, tuple(sorted(order[i] for i in support))
+        following = support[-1] + 1
+        if following == len(order):
             continue
-        step = -float(log_rho[last + 1])
-        heapq.heappush(heap, (cost + float(log_rho[last]) + step, (*support[:-1], last + 1)))
+        moved = cost - costs[support[-1]] + costs[following]
+        heapq.heappush(heap, (moved, (*support[:-1], following)))
         if len(support) < max_order:
-            heapq.heappush(heap, (cost + step, (*support, last + 1)))
-    return found
+            heapq.heappush(heap, (cost + costs[following], (*support, following)))

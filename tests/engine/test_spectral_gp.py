@@ -1,19 +1,13 @@
 """The spectral Gaussian process, against Bayesian regression on every character."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
-from scipy.optimize import check_grad
 
-from spex_engine.designs import enumerate_masks
 from spex_engine.estimators import spectral_gp
-from spex_engine.estimators.spectral_gp import (
-    _distances,
-    _most_likely,
-    _negative_log_posterior,
-    _Posterior,
-)
+from spex_engine.estimators.spectral_gp import Posterior
 from spex_engine.faithfulness import r2
 from spex_engine.fourier import Floats, Masks, SparseFourier, characters
 from spex_engine.indices import interactions
@@ -27,62 +21,120 @@ def random_masks(m: int, n: int, seed: int = 0) -> Masks:
     return np.random.default_rng(seed).integers(0, 2, (m, n)).astype(np.bool_)
 
 
-def test_kernel_is_the_sum_over_characters() -> None:
-    n, theta, variance = 6, np.array([0.1, 2.0, 0.0, 0.7, 1.3, 0.02]), 1.7
-    masks = enumerate_masks(n)
-    kernel = variance * np.exp(-_distances(1.0 - 2.0 * masks, theta))
-    rho = np.tanh(theta / 2)
+def regression(eta: Floats, masks: Masks, values: Floats) -> tuple[Floats, Floats]:
+    """Oracle: means and covariance of all coefficients of the Gaussian linear model with the prior
+    variances that eta = (log theta, log v, log w) gives them, by the normal equations."""
+    n = masks.shape[1]
+    theta, (variance, noise) = np.exp(eta[:n]), np.exp(eta[n:])
     constant = variance * np.prod((1 + np.exp(-theta)) / 2)
-    supports = all_supports(n)
-    prior = np.array([constant * np.prod(rho[list(s)]) for s in supports])
-    chi = characters(masks, supports)
-    np.testing.assert_allclose(kernel, (chi * prior) @ chi.T, atol=1e-12)
+    rho = np.tanh(theta / 2)
+    prior = np.array([constant * np.prod(rho[list(s)]) for s in all_supports(n)])
+    chi = characters(masks, all_supports(n))
+    covariance = np.linalg.inv(np.diag(1 / prior) + chi.T @ chi / noise)
+    return covariance @ chi.T @ values / noise, covariance
 
 
-def test_gradient() -> None:
-    rng = np.random.default_rng(3)
-    signs = 1.0 - 2.0 * random_masks(40, 5)
-    values = signs[:, 0] * signs[:, 1] + 0.3 * signs[:, 2] + 0.1 * rng.normal(size=40)
-    for _ in range(5):
-        at = rng.normal(-1.0, 0.7, size=7)
-        error = check_grad(
-            lambda p: _negative_log_posterior(p, signs, values)[0],
-            lambda p: _negative_log_posterior(p, signs, values)[1],
-            at,
-        )
-        assert error < 1e-3 * np.linalg.norm(_negative_log_posterior(at, signs, values)[1])
+def eta_of(posterior: Posterior) -> Floats:
+    prior = posterior.prior
+    return np.log(np.concatenate([prior.theta, [prior.variance, prior.noise]]))
 
 
-def test_posterior_is_bayesian_regression_on_all_characters() -> None:
-    """Oracle: the Gaussian linear model with the prior variances, by the normal equations."""
-    n, m = 5, 23
-    masks = random_masks(m, n, seed=1)
+def prior_of(posterior: Posterior) -> Floats:
+    rho = posterior.relevances
+    return np.array([posterior.constant * np.prod(rho[list(s)]) for s in all_supports(5)])
+
+
+@pytest.fixture
+def small() -> tuple[Posterior, Masks, Floats]:
+    masks = random_masks(23, 5, seed=1)
     rng = np.random.default_rng(2)
-    values = masks[:, 0] * masks[:, 1] - 0.5 * masks[:, 2] + 0.05 * rng.normal(size=m)
+    values = masks[:, 0] * masks[:, 1] - 0.5 * masks[:, 2] + 0.05 * rng.normal(size=23)
     values = (values - values.mean()) / values.std()
-    posterior = _Posterior.fit(masks, values)
-    supports = all_supports(n)
-    prior = posterior.prior_variances(supports)
-    chi = characters(masks, supports)
-    kernel = (chi * prior) @ chi.T
-    noise = (posterior.factor @ posterior.factor.T)[0, 0] - kernel[0, 0]
-    precision = np.diag(1 / prior) + chi.T @ chi / noise
-    expected_covariance = np.linalg.inv(precision)
-    expected = expected_covariance @ chi.T @ values / noise
-    means, covariance = posterior.coefficients(supports)
+    posterior = Posterior.of(masks, values)
+    assert posterior is not None
+    return posterior, masks, values
+
+
+def test_posterior_is_bayesian_regression_on_all_characters(
+    small: tuple[Posterior, Masks, Floats],
+) -> None:
+    posterior, masks, values = small
+    certain = dataclasses.replace(posterior.prior, uncertainty=np.zeros((7, 7)))
+    means, covariance = dataclasses.replace(posterior, prior=certain).coefficients(all_supports(5))
+    expected, expected_covariance = regression(eta_of(posterior), masks, values)
+    wider = spectral_gp._wider(expected, np.diagonal(expected_covariance), prior_of(posterior))
+    assert (wider == 1).sum() > 25  # of 32: the others are larger than their prior expects
+    expected_covariance = expected_covariance * np.outer(wider, wider)
     np.testing.assert_allclose(means, expected, atol=1e-7)
     np.testing.assert_allclose(covariance, expected_covariance, atol=1e-7)
-    np.testing.assert_allclose(posterior.means(supports), means, atol=1e-12)
 
 
-@pytest.mark.parametrize("max_order", [1, 2, 6])
-def test_supports_come_in_order_of_prior_variance(max_order: int) -> None:
-    rho = np.random.default_rng(4).uniform(0.01, 0.9, size=6)
-    found = _most_likely(rho, max_order)
-    expected = [s for s in all_supports(6) if len(s) <= max_order]
-    products = [float(np.prod(rho[list(s)])) for s in found]
-    assert sorted(found) == sorted(expected)
-    assert products[1:] == sorted(products[1:], reverse=True)
+def test_what_the_parameters_leave_open_widens_the_error_bars(
+    small: tuple[Posterior, Masks, Floats],
+) -> None:
+    """To first order: the oracle's means at parameters moved a little, and their covariance."""
+    posterior, masks, values = small
+    eta, step = eta_of(posterior), 1e-4
+    jacobian = np.stack(
+        [
+            (
+                regression(eta + step * unit, masks, values)[0]
+                - regression(eta - step * unit, masks, values)[0]
+            )
+            / (2 * step)
+            for unit in np.eye(7)
+        ],
+        axis=1,
+    )
+    means, expected = regression(eta, masks, values)
+    wider = spectral_gp._wider(means, np.diagonal(expected), prior_of(posterior))
+    expected = (
+        expected * np.outer(wider, wider) + jacobian @ posterior.prior.uncertainty @ jacobian.T
+    )
+    covariance = posterior.coefficients(all_supports(5))[1]
+    np.testing.assert_allclose(covariance, expected, atol=1e-6)
+    assert np.linalg.eigvalsh(posterior.prior.uncertainty)[0] > 0
+
+
+def test_a_coefficient_larger_than_its_prior_has_a_wider_error_bar() -> None:
+    """Simulated: the mean squared error of the shrunk mean is what the wider bar says."""
+    rng = np.random.default_rng(0)
+    prior, error = 1.0, 0.5
+    left = prior * error / (prior + error)
+    truth = 4.0  # four deviations of the prior
+    seen = truth + np.sqrt(error) * rng.normal(size=4000)
+    means = seen * prior / (prior + error)
+    wider = spectral_gp._wider(means, np.full(4000, left), np.full(4000, prior))
+    told = np.mean(left * wider**2)
+    assert told == pytest.approx(np.mean((means - truth) ** 2), rel=0.1)
+    as_expected = spectral_gp._wider(np.array([0.5, -1.0]), np.full(2, left), np.full(2, prior))
+    np.testing.assert_array_equal(as_expected, 1.0)
+
+
+def test_supports_come_in_order_of_prior_variance() -> None:
+    log_rho = np.log(np.random.default_rng(4).uniform(0.01, 0.9, size=6))
+    for max_order in (1, 2, 6):
+        costs, found = zip(*spectral_gp._by_prior(log_rho, max_order), strict=True)
+        expected = [s for s in all_supports(6) if 0 < len(s) <= max_order]
+        np.testing.assert_allclose(costs, [log_rho[list(s)].sum() for s in found])
+        assert sorted(found) == sorted(expected)
+        assert list(costs) == sorted(costs, reverse=True)
+    assert list(spectral_gp._by_prior(log_rho, 0)) == []
+
+
+@pytest.mark.parametrize("max_order", [1, 2, 3, 8])
+def test_the_largest_coefficients_are_found(max_order: int) -> None:
+    """Among all of them, as the posterior itself says; the constant is always there."""
+    masks = random_masks(90, 8, seed=3)
+    posterior = Posterior.of(masks, and_or_game(np.pad(masks, ((0, 0), (0, 4)))))
+    assert posterior is not None
+    every = [s for s in all_supports(8) if 0 < len(s) <= max_order]
+    means = np.abs(posterior.coefficients(every)[0])
+    largest = {every[i] for i in np.argsort(-means)[:29]}
+    found = posterior.largest(30, max_order)
+    assert found[0] == ()
+    assert set(found[1:]) == {s for s in largest if s}
+    assert len(found) == min(30, len(every) + 1)
 
 
 def and_or_game(masks: Masks) -> Floats:
@@ -128,6 +180,30 @@ def test_max_order_is_kept() -> None:
     masks = random_masks(80, 7)
     f = spectral_gp.fit(masks, and_or_game(np.pad(masks, ((0, 0), (0, 5)))), max_order=1)
     assert max(map(len, f.supports)) == 1
+
+
+def test_more_samples_than_parameters_are_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relevances come from some of the samples, the posterior from all: nearly as good, and no
+    matter in which order the samples come."""
+    masks = random_masks(400, 12)
+    values = and_or_game(masks)
+    unseen = random_masks(300, 12, seed=9)
+    whole = r2(spectral_gp.fit(masks, values), unseen, and_or_game(unseen))
+    monkeypatch.setattr(spectral_gp, "_MAX_TUNED", 150)
+    f = spectral_gp.fit(masks, values)
+    assert r2(f, unseen, and_or_game(unseen)) > whole - 0.02
+    order = np.lexsort(masks.T)  # sorted, the first samples would all lack the last feature
+    g = spectral_gp.fit(masks[order], values[order])
+    assert r2(g, unseen, and_or_game(unseen)) > whole - 0.02
+
+
+def test_repeated_masks_are_as_good_as_others() -> None:
+    masks = np.repeat(random_masks(60, 6), 3, axis=0)
+    values = and_or_game(np.pad(masks, ((0, 0), (0, 6))))
+    noisy = values + 0.01 * np.random.default_rng(0).normal(size=len(values))
+    unseen = random_masks(50, 6, seed=5)
+    f = spectral_gp.fit(masks, noisy)
+    assert r2(f, unseen, and_or_game(np.pad(unseen, ((0, 0), (0, 6))))) > 0.99
 
 
 def test_constant_values_and_no_features() -> None:
