@@ -22,8 +22,7 @@ from spex_engine.wire import InputError
 
 logger = logging.getLogger(__name__)
 
-METHODS = ("auto", "exact", "linear", "gp", "spex")
-LATER_METHODS = ("proxyspex",)
+METHODS = ("auto", "exact", "linear", "gp", "spex", "proxyspex")
 INDICES = (
     *("Moebius", "CoMoebius", "SV", "BV", "SII", "k-SII"),
     *("BII", "STII", "FSII", "FBII", "Fourier"),
@@ -105,10 +104,6 @@ def check(key: str, value: Any) -> Any:
         if kind is None:
             raise InputError(f"segments: expected auto, sentence, line or word, got {value!r}")
         return kind
-    if key == "method" and value in LATER_METHODS:
-        raise InputError(
-            f"method: {value} comes in a later version; now there are {', '.join(METHODS)}"
-        )
     for name, choices in (("method", METHODS), ("index", INDICES)):
         if key == name and value not in choices:
             raise InputError(f"{key}: expected one of {', '.join(choices)}, got {value!r}")

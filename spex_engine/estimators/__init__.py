@@ -6,11 +6,20 @@ that can use no other masks than its own is a planner as well, and knows its des
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Protocol
 
 from spex_engine.designs import Design
-from spex_engine.estimators import exact, linear, selection, spectral_gp, spex
+from spex_engine.estimators import (
+    boosting,
+    exact,
+    linear,
+    proxyspex,
+    selection,
+    spectral_gp,
+    spex,
+)
 from spex_engine.fourier import Floats, Masks, SparseFourier
 
 
@@ -57,20 +66,24 @@ ESTIMATORS: MappingProxyType[str, Estimator] = MappingProxyType(
         "linear": linear.fit,
         "gp": spectral_gp.fit,
         "spex": spex.fit,
+        "proxyspex": proxyspex.fit,
     }
 )
 
 # methods that bring their own design; their entry above says that they need to
 PLANS: MappingProxyType[str, Planner] = MappingProxyType({"spex": spex.plan})
 
-ANNOUNCED = ("proxyspex",)
+# what a method needs that may not be there: ValueError says how to get it
+NEEDS: MappingProxyType[str, Callable[[], None]] = MappingProxyType(
+    {"proxyspex": boosting.require_lightgbm}
+)
 
 
 def estimator(method: str) -> Estimator:
-    """The estimator of that name. ValueError names those there are."""
-    if method in ESTIMATORS:
-        return ESTIMATORS[method]
-    available = ", ".join(repr(name) for name in ESTIMATORS)
-    if method in ANNOUNCED:
-        raise ValueError(f"method: {method!r} comes in a later version; available now: {available}")
-    raise ValueError(f"method: {method!r}, expected one of {available}")
+    """The estimator of that name. ValueError names those there are, or what it lacks."""
+    if method not in ESTIMATORS:
+        available = ", ".join(repr(name) for name in ESTIMATORS)
+        raise ValueError(f"method: {method!r}, expected one of {available}")
+    if method in NEEDS:
+        NEEDS[method]()
+    return ESTIMATORS[method]

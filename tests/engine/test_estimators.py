@@ -326,16 +326,9 @@ def test_hardly_any_samples(method: str, m: int) -> None:
 
 
 def test_registry() -> None:
-    assert set(ESTIMATORS) == {"auto", "exact", "gp", "linear", "spex"}
+    assert set(ESTIMATORS) == {"auto", "exact", "gp", "linear", "proxyspex", "spex"}
     assert set(PLANS) == {"spex"}
     assert estimator("exact") is exact.fit
-
-
-@pytest.mark.parametrize("method", ["proxyspex"])
-def test_announced_methods(method: str) -> None:
-    message = f"method: '{method}' comes in a later version; available now: 'auto', 'exact', 'lin"
-    with pytest.raises(ValueError, match=message):
-        fit(np.ones((1, 1), bool), [1.0], method=method)
 
 
 def test_unknown_method() -> None:

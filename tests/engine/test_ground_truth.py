@@ -303,7 +303,6 @@ def test_a_second_architecture_answers_for_itself(qwen: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"method": "proxyspex"}, "comes in a later version"),
         ({"method": "exact", "budget": 63}, r"2\^6 calls, and the budget is 63"),
         ({"target": "\n "}, "The target is empty"),
         ({"model": "openai:gpt"}, "not in this version"),

@@ -644,10 +644,6 @@ def test_a_model_that_a_file_may_not_choose_is_said_and_not_used(tmp_path: Path)
         (["--seed", "-1"], "argument --seed"),
         (["--segments", "page"], "expected auto, sentence, line or word, got 'page'"),
         (["--method", "best"], "argument --method: method: expected one of auto, exact, linear"),
-        (
-            ["--method", "proxyspex"],
-            "argument --method: method: proxyspex comes in a later version",
-        ),
         (["--stdio"], "unrecognized arguments: --stdio"),
         (["--index", "Owen"], "argument --index: invalid choice: 'Owen'"),
         (["--target", " "], "argument --target: target: expected text, got ' '"),
