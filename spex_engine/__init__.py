@@ -10,14 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spex_engine.evaluation import Evaluator
     from spex_engine.explainer import Explanation, explain, fit
-    from spex_engine.faithfulness import r2
+    from spex_engine.faithfulness import noise_floor, r2, readings, recovery, removal_curve
     from spex_engine.fourier import SparseFourier
     from spex_engine.indices import Interaction, interactions
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Evaluator",
     "Explanation",
     "Interaction",
     "SparseFourier",
@@ -25,17 +27,26 @@ __all__ = [
     "explain",
     "fit",
     "interactions",
+    "noise_floor",
     "r2",
+    "readings",
+    "recovery",
+    "removal_curve",
 ]
 
 _HOME = {
+    "Evaluator": "spex_engine.evaluation",
     "Explanation": "spex_engine.explainer",
     "Interaction": "spex_engine.indices",
     "SparseFourier": "spex_engine.fourier",
     "explain": "spex_engine.explainer",
     "fit": "spex_engine.explainer",
     "interactions": "spex_engine.indices",
+    "noise_floor": "spex_engine.faithfulness",
     "r2": "spex_engine.faithfulness",
+    "readings": "spex_engine.faithfulness",
+    "recovery": "spex_engine.faithfulness",
+    "removal_curve": "spex_engine.faithfulness",
 }
 
 

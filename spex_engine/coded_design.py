@@ -14,7 +14,7 @@ masks and values; how bins are decoded is not its business.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,8 @@ class CodedDesign:
     """What to ask for, and where in it the samples of each transform are.
 
     ``design``: distinct masks, full and empty first, then ordered so that the samples of every
-    smaller b are a prefix; uniform and leave-one-out masks that filled the budget between them.
+    smaller b are a prefix, one of its ``rounds``; uniform and leave-one-out masks that filled the
+    budget between them.
     ``hashes`` int64 (n + 1, C): row i of ``M_c`` packed, bit j for column j; the last row is zero.
     ``rows`` (C, P + 1, 2^b): the row of the masks for group, delay and l.
     """
@@ -102,7 +103,8 @@ def draw_coded(n_features: int, budget: int, seed: int = 0) -> CodedDesign:
     hashes[:-1] = (matrices << np.arange(level)).sum(axis=2).T
     design, moved = _fill_up(masks, budget, rng)
     at = moved[rows[2:]].reshape(2**level, n_groups, len(delays)).transpose(1, 2, 0)
-    return CodedDesign(design, code, hashes, at)
+    complete = tuple(int(at[:, :, : 2**b].max()) + 1 for b in range(MIN_LEVEL, level + 1))
+    return CodedDesign(replace(design, rounds=complete), code, hashes, at)
 
 
 def _parameters(n_features: int, budget: int) -> tuple[int, int, BCH]:

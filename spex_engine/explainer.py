@@ -1,7 +1,7 @@
 """The anytime loop: ask for masks, fit, judge, report, stop.
 
-Knows the game only as a function from masks to values, and puts designs, estimators and
-faithfulness together. It does not know what a feature is, where values come from, or whether they
+Knows the game only as something that evaluates masks, and puts designs, fits and the criterion of
+convergence together. It does not know what a feature is, where values come from, or whether they
 were cached.
 """
 
@@ -9,38 +9,42 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from spex_engine.convergence import ENOUGH_TEST, Evidence, settled
 from spex_engine.designs import Design, draw_design
-from spex_engine.estimators import ESTIMATORS, PLANS, Plan, estimator
-from spex_engine.estimators.selection import choose
-from spex_engine.estimators.spectral_gp import MAX_SAMPLES
-from spex_engine.faithfulness import r2
+from spex_engine.estimators import PLANS, estimator
+from spex_engine.evaluation import CHUNK, Evaluator, Game, arrivals, as_evaluator
+from spex_engine.fitting import Fitted, Task
 from spex_engine.fourier import Floats, Masks, SparseFourier, checked_samples
 from spex_engine.wire import Evaluations, Faithfulness
 
-Game = Callable[[Masks], npt.ArrayLike]
-
-_CHUNK = 64  # masks asked for at once: progress and stop come between chunks
-_REFIT = 2  # growth of the samples before the next interim fit
-_FEWEST_OTHERS = 32  # samples to fit before those of special masks can be spared
+_GROWTH = 2.0  # of the masks asked for, from one round to the next
+_CONFIRMING = 1.5  # growth where one more good fit would be enough
 _MIN_BUDGET_FOR_TEST = 64  # below it every mask is worth more in the fit
+_MIN_BUDGET_FOR_NEAR = 256  # below it near-full masks are
 _TEST_SHARE, _MIN_TEST, _MAX_TEST = 0.15, 16, 256
+_TEST_SHARE_BESIDE_NEAR, _NEAR_SHARE, _MAX_NEAR = 1 / 8, 1 / 16, 64
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """What is known about a game after some of its masks were measured.
 
-    ``masks`` bool (m, n) and ``values`` float (m,): every value measured, in the order asked,
-    held-out ones included and failed ones not. ``evaluations``: ``requested`` is what the whole
-    run asks for, ``computed`` and ``failed`` what it has so far (their sum is the progress), and
-    ``cached`` is 0: the engine does not know. ``notes``: what a person should know about this
-    result. ``seconds``: since the start. ``converged``: the run was not stopped early.
+    ``faithfulness`` is judged on uniform masks, half of whose features are dropped; ``near_full``
+    on masks that lack 1 to 3 features, None where none were held out. ``masks`` bool (m, n) and
+    ``values`` float (m,): every value measured, held-out ones included and failed ones not, in the
+    order of the design. ``evaluations``: ``requested`` is what the whole run asks for (less than
+    the budget where it converged before), ``computed`` and ``failed`` what it has so far (their
+    sum is the progress), and ``cached`` is 0: the engine does not know. ``notes``: what a person
+    should know about this result. ``seconds``: since the start. ``converged``: the run is over,
+    and every mask was measured or the fit no longer changed (`convergence.settled`).
     """
 
     fourier: SparseFourier
@@ -51,10 +55,11 @@ class Explanation:
     converged: bool
     masks: Masks
     values: Floats
+    near_full: Faithfulness | None = None
 
 
 def explain(
-    game: Game,
+    game: Game | Evaluator,
     n_features: int,
     budget: int = 1024,
     method: str = "auto",
@@ -65,61 +70,75 @@ def explain(
 ) -> Explanation:
     """Explain ``game``, which maps masks bool (m, n) to values float (m,), within ``budget`` masks.
 
-    The budget bounds the distinct masks asked for, full, empty and held-out ones included; each is
-    asked for once. A value that is NaN (or infinite) is an evaluation that failed: left out and
-    counted. All 2**n masks are measured where they fit the budget ("auto", "spex") or are demanded
-    ("exact"). Otherwise, from a budget of 64, 15% (16 to 256) of the masks are held out from the
-    fit to judge it; "spex" samples masks of its own, with at least 32 held out.
+    ``game`` is a function, asked for up to 64 masks at once, or an `evaluation.Evaluator`, asked
+    for whole rounds. The budget bounds the distinct masks asked for, full, empty and held-out ones
+    included; each is asked for once. A value that is NaN (or infinite) is an evaluation that
+    failed: left out and counted. All 2**n masks are measured where they fit the budget ("auto",
+    "spex") or are demanded ("exact"). Otherwise, from a budget of 64, 15% of the masks (16 or
+    more) are held out from the fit to judge it; from 256 it is 1/8 uniform ones (up to 256) and
+    1/16 near-full ones (up to 64). "spex" samples masks of its own, with at least 32 held out.
+
+    The masks are asked for in rounds, each about as large as all before it together. The run ends
+    before the budget is spent where two fits in a row say the same and say it well
+    (`convergence.settled`), unless every mask is to be measured.
 
     ``max_order`` None leaves the order to the method. ``on_progress`` gets an Explanation after
-    each chunk of up to 64 masks, as soon as one value is there; the fit in it is renewed whenever
-    the samples have doubled, and the last one is the one returned. ``should_stop`` is asked before
-    each chunk: once true, what was measured is explained, with ``converged`` False, and not
-    reported as progress. With nothing measured that is the zero function.
+    each round, with a new fit, and after each 64 values within one, with the last fit; it changes
+    nothing in the result. The last one is the one returned. ``should_stop`` is asked before the
+    first mask of a round and between arrivals of values: once true, what was measured is
+    explained, with ``converged`` False, and not reported as progress. With nothing measured that
+    is the zero function.
 
     ValueError for unfit arguments, a game that returns another shape, and a run in which every
     evaluation failed. Exceptions of ``game`` and of the callbacks pass through unchanged.
     """
     started = time.perf_counter()
-    if not callable(game):
-        raise ValueError(f"game: {type(game).__name__}, expected a function from masks to values")
+    evaluator = as_evaluator(game)
     n, budget = _integer("n_features", n_features, 0), _integer("budget", budget, 2)
     seed = _integer("seed", seed, 0)
     max_order = None if max_order is None else _integer("max_order", max_order, 1)
     estimator(method)  # an unknown name is worth no evaluation
     every = n < budget.bit_length()  # 2**n <= budget
-    if method == "exact" and not every:
-        raise ValueError(
-            f"budget: {budget}, expected at least 2**{n} for method 'exact' with {n} features"
-        )
-    plan = None
-    if method in PLANS and not every:
-        plan = PLANS[method](n, budget, max_order=max_order, seed=seed)
-        design = plan.design
-    else:
-        size = 2**n if every else budget
-        design = draw_design(n, size, _test_size(n, size), seed)
-    size = len(design.masks)
-    exact = every and method in ("auto", "exact", *PLANS)
-    run = _Run(design, method, max_order, seed, exact, plan)
-    values = np.full(size, np.nan)
-    asked = fitted_at = 0
-    fitted: _Fitted | None = None
-    while asked < size and not (should_stop is not None and should_stop()):
-        chunk = slice(asked, min(asked + _CHUNK, size))
-        values[chunk] = _evaluate(game, design.masks[chunk])
-        asked = chunk.stop
-        if on_progress is None or asked == size or np.isnan(values[:asked]).all():
+    task = _task(n, budget, every, method, max_order, seed)
+    design, size = task.design, len(task.design.masks)
+    stop = _Stop(should_stop)
+    values, done = np.full(size, np.nan), np.zeros(size, np.bool_)
+    asked = reported = 0
+    fitted: Fitted | None = None
+    before: Evidence | None = None  # of the round before, where it may count
+    converged = False
+    while asked < size and not converged:
+        end = _round_end(asked, size, design.rounds, before is not None and before.good)
+        with closing(arrivals(evaluator, design.masks[asked:end], stop)) as portions:
+            for rows, arrived in portions:
+                values[asked + rows], done[asked + rows] = arrived, True
+                n_done = int(done.sum())
+                if on_progress and fitted and reported + CHUNK <= n_done < end:
+                    on_progress(_explanation(task, fitted, values, done, started))
+                    reported = n_done
+        if stop.said:
+            break
+        done[asked:end] = True  # what never came has failed
+        asked = reported = end
+        if np.isnan(values[:asked]).all():
             continue
-        if fitted is None or asked >= _REFIT * fitted_at:
-            fitted, fitted_at = run.fit(values[:asked]), asked
-        on_progress(run.explanation(fitted, values[:asked], started))
+        counts = not every and (not design.rounds or asked >= design.rounds[0])
+        could_settle = counts and _n_test(design, values) >= ENOUGH_TEST
+        if on_progress or could_settle or asked == size:
+            fitted = task.fit(values[:asked])
+            after = fitted.evidence if counts else None
+            converged = before is not None and after is not None and settled(before, after)
+            before = after
+            if on_progress and asked < size and not converged:
+                on_progress(_explanation(task, fitted, values, done, started))
     if asked == size and np.isnan(values).all():
         raise ValueError(f"game: all {size} evaluations failed (NaN), nothing to explain")
-    if fitted is None or asked > fitted_at:
-        fitted = run.fit(values[:asked])
-    explanation = run.explanation(fitted, values[:asked], started)
-    if on_progress is not None and asked == size:
+    if fitted is None or (stop.said and done[asked:].any()):
+        fitted = task.fit(values[: _usable(design, done)])
+    if every and np.isfinite(values).all():
+        converged = True
+    explanation = _explanation(task, fitted, values, done, started, converged)
+    if on_progress and not stop.said:
         on_progress(explanation)
     return explanation
 
@@ -135,128 +154,101 @@ def fit(masks: Masks, values: npt.ArrayLike, method: str = "auto", seed: int = 0
     return chosen(masks, measured, seed=_integer("seed", seed, 0))
 
 
-@dataclass(frozen=True, eq=False)
-class _Fitted:
-    """A fit, how it was judged, and what to say about it."""
+class _Stop:
+    """``should_stop``, which is not asked again once it has said so."""
 
-    fourier: SparseFourier
-    faithfulness: Faithfulness
-    notes: tuple[str, ...]
+    def __init__(self, should_stop: Callable[[], bool] | None) -> None:
+        self.ask = should_stop
+        self.said = False
 
-
-@dataclass(frozen=True, eq=False)
-class _Run:
-    """What is fixed during a run. ``values`` below are those of the first masks of the design."""
-
-    design: Design
-    method: str
-    max_order: int | None
-    seed: int
-    exact: bool  # every mask is to be measured and transformed, nothing estimated
-    plan: Plan | None = None  # of a method that samples its own masks
-
-    def fit(self, values: Floats) -> _Fitted:
-        known = np.isfinite(values)
-        masks = self.design.masks[: len(values)]
-        if not known.any():
-            nothing = SparseFourier(masks.shape[1], self.method, (), np.zeros(0))
-            return _Fitted(nothing, Faithfulness(None, "nothing was measured", 0), ())
-        if self.exact and known.all() and len(values) == len(self.design.masks):
-            fourier = ESTIMATORS["exact"](masks, values, max_order=self.max_order)
-            score = r2(fourier, masks, values)
-            judged = Faithfulness(_number(score), "every mask was measured", len(values))
-            why = f"every mask fits the budget, so {self.method} had nothing to decode: exact"
-            return _Fitted(fourier, judged, (why,) if self.method in PLANS else ())
-        held_out = self.design.held_out[: len(values)]
-        train, test = known & ~held_out, known & held_out
-        if self.plan is not None and train.any():
-            fourier, notes = self.plan.fit(values)
-            return _Fitted(fourier, _judge(fourier, masks[test], values[test]), notes)
-        if not train.any():  # all but held-out ones failed: rather a fit than a judgement
-            train, test = test, train
-        train = self._without_anchors(train)
-        method, max_order, notes = self.method, self.max_order, ()
-        if self.exact or self.plan is not None:  # what it was to do cannot be done
-            method = "auto"
-        if method == "auto":
-            choice = choose(masks[train], values[train], max_order=self.max_order, seed=self.seed)
-            method, max_order, notes = choice.method, choice.max_order, (choice.why,)
-        if method == "gp" and train.sum() > MAX_SAMPLES:
-            notes += (f"gp fits {MAX_SAMPLES} of the {train.sum()} samples, drawn at random",)
-        fourier = ESTIMATORS[method](
-            masks[train], values[train], max_order=max_order, seed=self.seed
-        )
-        return _Fitted(fourier, _judge(fourier, masks[test], values[test]), notes)
-
-    def _without_anchors(self, train: Masks) -> Masks:
-        """The samples to fit but full, empty and leave-one-out masks, if enough others are there.
-
-        A fit speaks of the mean over all masks, where such masks hardly ever occur; a handful of
-        them would pull a regression into a corner that it cannot follow.
-        """
-        others = train.copy()
-        others[: self.design.n_anchors] = False
-        n = self.design.masks.shape[1]
-        return others if others.sum() >= max(_FEWEST_OTHERS, 4 * n) else train
-
-    def explanation(self, fitted: _Fitted, values: Floats, started: float) -> Explanation:
-        known = np.isfinite(values)
-        requested, asked, failed = len(self.design.masks), len(values), int((~known).sum())
-        notes = list(fitted.notes)
-        if failed:
-            notes.append(f"{failed} of {asked} evaluations failed and were left out")
-            if self.exact and asked == requested:
-                notes.append("not every mask was measured, so this is a regression, not exact")
-        if asked < requested:
-            notes.append(f"{asked} of {requested} evaluations were made")
-        return Explanation(
-            fourier=fitted.fourier,
-            faithfulness=fitted.faithfulness,
-            evaluations=Evaluations(requested, asked - failed, cached=0, failed=failed),
-            notes=tuple(notes),
-            seconds=time.perf_counter() - started,
-            converged=asked == requested,
-            masks=self.design.masks[: len(values)][known],
-            values=values[known],
-        )
+    def __call__(self) -> bool:
+        if self.ask is not None and not self.said:
+            self.said = bool(self.ask())
+        return self.said
 
 
-def _judge(fourier: SparseFourier, masks: Masks, values: Floats) -> Faithfulness:
-    if len(values) == 0:
-        return Faithfulness(None, "too few evaluations to hold any out", 0)
-    score = _number(r2(fourier, masks, values))
-    how = "uniform masks held out from the fit"
-    if score is None:
-        how += ", which all have the same value"
-    return Faithfulness(score, how, len(values))
-
-
-def _number(score: float) -> float | None:
-    return score if np.isfinite(score) else None
-
-
-def _test_size(n_features: int, size: int) -> int:
-    if size < _MIN_BUDGET_FOR_TEST:
-        return 0
-    return min(max(round(_TEST_SHARE * size), _MIN_TEST), _MAX_TEST)
-
-
-def _evaluate(game: Game, masks: Masks) -> Floats:
-    """Values float (m,), nan where the evaluation failed."""
-    returned = game(masks.copy())  # the game may write into what it is given
-    if np.iscomplexobj(returned):
-        raise ValueError("game: returned complex numbers, expected real ones")
-    try:
-        values = np.array(returned, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"game: expected real numbers ({len(masks)},) back: {error}") from None
-    if values.shape != (len(masks),):
+def _task(n: int, budget: int, every: bool, method: str, max_order: int | None, seed: int) -> Task:
+    if method == "exact" and not every:
         raise ValueError(
-            f"game: returned shape {values.shape} for masks {masks.shape}, "
-            f"expected ({len(masks)},), one value per mask"
+            f"budget: {budget}, expected at least 2**{n} for method 'exact' with {n} features"
         )
-    values[~np.isfinite(values)] = np.nan
-    return values
+    if method in PLANS and not every:
+        plan = PLANS[method](n, budget, max_order=max_order, seed=seed)
+        return Task(plan.design, method, max_order, seed, False, plan)
+    size = 2**n if every else budget
+    n_test, n_near = _test_sizes(size)
+    design = draw_design(n, size, n_test, seed, n_near)
+    return Task(design, method, max_order, seed, every and method in ("auto", "exact", *PLANS))
+
+
+def _test_sizes(size: int) -> tuple[int, int]:
+    """How many uniform masks and how many near-full ones to hold out."""
+    if size < _MIN_BUDGET_FOR_TEST:
+        return 0, 0
+    if size < _MIN_BUDGET_FOR_NEAR:
+        return max(round(_TEST_SHARE * size), _MIN_TEST), 0
+    near = min(round(_NEAR_SHARE * size), _MAX_NEAR)
+    return min(round(_TEST_SHARE_BESIDE_NEAR * size), _MAX_TEST), near
+
+
+def _round_end(asked: int, size: int, rounds: tuple[int, ...], confirming: bool) -> int:
+    """How many masks are to be asked for after the next round, whole chunks where possible."""
+    end = max(CHUNK, ceil(asked * (_CONFIRMING if confirming else _GROWTH)))
+    following = next((r for r in rounds if r > asked), size)
+    if rounds:  # nothing is gained between them, but before the first there is something to show
+        end = min(end, following) if asked < rounds[0] else following
+    return min(size, -(-end // CHUNK) * CHUNK)
+
+
+def _n_test(design: Design, values: Floats) -> int:
+    """Uniform held-out masks with a value."""
+    there = design.held_out & np.isfinite(values)
+    there[list(design.near_full)] = False
+    return int(there.sum())
+
+
+def _usable(design: Design, done: npt.NDArray[np.bool_]) -> int:
+    """The length of the prefix to fit: up to the last mask done.
+
+    It ends short of what completes a round of the design while any mask of it is awaited: to a
+    plan, samples that have not come yet would be failed ones, and perhaps too many of them.
+    """
+    last = int(np.flatnonzero(done)[-1]) + 1 if done.any() else 0
+    return min([last, *(end - 1 for end in design.rounds if not done[:end].all())])
+
+
+def _explanation(
+    task: Task,
+    fitted: Fitted,
+    values: Floats,
+    done: npt.NDArray[np.bool_],
+    started: float,
+    converged: bool = False,
+) -> Explanation:
+    known = np.isfinite(values)
+    size, n_done, n_known = len(values), int(done.sum()), int(known.sum())
+    notes = list(fitted.notes)
+    if n_known < n_done:
+        notes.append(f"{n_done - n_known} of {n_done} evaluations failed and were left out")
+        if task.exact and n_done == size:
+            notes.append("not every mask was measured, so this is a regression, not exact")
+    if n_done < size and converged:
+        notes.append(f"converged after {n_done} of {size} evaluations")
+    elif n_done < size:
+        notes.append(f"{n_done} of {size} evaluations were made")
+    return Explanation(
+        fourier=fitted.fourier,
+        faithfulness=fitted.faithfulness,
+        evaluations=Evaluations(
+            n_done if converged else size, n_known, cached=0, failed=n_done - n_known
+        ),
+        notes=tuple(notes),
+        seconds=time.perf_counter() - started,
+        converged=converged,
+        masks=task.design.masks[known],
+        values=values[known],
+        near_full=fitted.near_full,
+    )
 
 
 def _integer(name: str, value: Any, least: int) -> int:

@@ -1,13 +1,31 @@
+from math import comb
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spex_engine.designs import anchor_masks, draw_design, enumerate_masks
+from spex_engine.designs import (
+    anchor_masks,
+    draw_design,
+    enumerate_masks,
+    near_full_masks,
+    uniform_masks,
+)
 
 
 def distinct(masks: np.ndarray) -> int:
     return len({mask.tobytes() for mask in masks})
+
+
+def n_near_full(n: int) -> int:
+    """Masks that lack 1, 2 or 3 of n features, but not all."""
+    return sum(comb(n, k) for k in (1, 2, 3) if k < n)
+
+
+def n_near_full_among(masks: np.ndarray) -> int:
+    dropped = (~masks).sum(axis=1)
+    return int(((dropped >= 1) & (dropped <= 3) & (dropped < masks.shape[1])).sum())
 
 
 def test_enumeration_counts_in_binary() -> None:
@@ -24,24 +42,32 @@ def test_enumeration_has_an_end(n: int) -> None:
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> tuple[int, int, int, int]:
+def plans(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
     n = draw(st.integers(0, 40))
     size = draw(st.integers(1, min(2**n, 300)))
-    n_test = draw(st.integers(0, max(0, size - len(anchor_masks(n, size)))))
-    return n, size, n_test, draw(st.integers(0, 5))
+    anchors = anchor_masks(n, size)
+    spare = max(0, size - len(anchors))
+    near = min(spare, n_near_full(n) - n_near_full_among(anchors))
+    n_near = draw(st.integers(0, near))
+    return n, size, draw(st.integers(0, spare - n_near)), draw(st.integers(0, 5)), n_near
 
 
 @given(plans())
-def test_distinct_complete_and_reproducible(plan: tuple[int, int, int, int]) -> None:
-    n, size, n_test, seed = plan
-    design = draw_design(n, size, n_test, seed)
+def test_distinct_complete_and_reproducible(plan: tuple[int, int, int, int, int]) -> None:
+    n, size, n_test, _, n_near = plan
+    design = draw_design(*plan)
     assert design.masks.shape == (size, n)
     assert design.masks.dtype == np.bool_
     assert distinct(design.masks) == size
-    assert design.held_out.sum() == n_test
-    again = draw_design(n, size, n_test, seed)
+    assert design.held_out.sum() == n_test + n_near
+    near = list(design.near_full)
+    assert len(near) == n_near
+    assert design.held_out[near].all()
+    assert n_near_full_among(design.masks[near]) == n_near
+    again = draw_design(*plan)
     np.testing.assert_array_equal(again.masks, design.masks)
     np.testing.assert_array_equal(again.held_out, design.held_out)
+    assert again.near_full == design.near_full
 
 
 def test_full_and_empty_then_leave_one_out_then_pairs() -> None:
@@ -75,11 +101,46 @@ def test_every_mask_in_random_order() -> None:
     assert np.abs(np.corrcoef(np.arange(len(codes)), codes)[0, 1]) < 0.4
 
 
-def test_held_out_masks_are_random_ones_and_evenly_spread() -> None:
-    design = draw_design(20, 400, 60, seed=1)
+def test_held_out_masks_are_spread_and_denser_at_the_start() -> None:
+    design = draw_design(20, 422, 60, seed=1, n_near=20)
     assert not design.held_out[:22].any()
-    for tenth in np.array_split(design.held_out[22:], 10):
-        assert tenth.sum() == pytest.approx(6, abs=1)
+    near = np.zeros(422, bool)
+    near[list(design.near_full)] = True
+    for kind, size in ((design.held_out & ~near, 60), (near, 20)):
+        shares = np.cumsum([tenth.sum() for tenth in np.array_split(kind[22:], 10)]) / size
+        expected = np.arange(0.1, 1.05, 0.1) ** (2 / 3)
+        np.testing.assert_allclose(shares, expected, atol=0.06)
+
+
+def test_near_full_masks_lack_one_two_or_three() -> None:
+    besides = anchor_masks(30, 200)
+    masks = near_full_masks(30, 600, besides[:2], np.random.default_rng(0))
+    dropped = (~masks).sum(axis=1)
+    counts = np.bincount(dropped)
+    assert counts[:2].tolist() == [0, 30]  # as likely as 2 or 3, but there are no more
+    assert counts[2] == pytest.approx(285, abs=60)
+    assert distinct(masks) == 600
+    one_more = near_full_masks(30, 100, besides, np.random.default_rng(0))
+    assert set((~one_more).sum(axis=1)) == {2, 3}
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 6])
+def test_every_near_full_mask_can_be_had_and_no_more(n: int) -> None:
+    rng, there = np.random.default_rng(0), n_near_full(n)
+    masks = near_full_masks(n, there, anchor_masks(n, 2), rng)
+    assert distinct(masks) == n_near_full_among(masks) == there
+    with pytest.raises(ValueError, match=rf"count: {there + 1}, expected 0\.\.{there}"):
+        near_full_masks(n, there + 1, anchor_masks(n, 2), rng)
+    with pytest.raises(ValueError, match=r"count: 1, expected 0\.\.0"):
+        near_full_masks(n, 1, np.concatenate([anchor_masks(n, 2), masks]), rng)
+
+
+def test_uniform_masks_besides_others() -> None:
+    every = enumerate_masks(5)
+    masks = uniform_masks(5, 12, every[:20], np.random.default_rng(0))
+    assert {m.tobytes() for m in masks} == {m.tobytes() for m in every[20:]}
+    with pytest.raises(ValueError, match=r"count: 13, expected 0\.\.12"):
+        uniform_masks(5, 13, every[:20], np.random.default_rng(0))
 
 
 def test_seeds_differ() -> None:
@@ -93,6 +154,7 @@ def test_seeds_differ() -> None:
         ((3, 0), r"size: 0, expected 1\.\.2\*\*3"),
         ((10, 20, 19), r"n_test: 19, expected 0\.\.18"),
         ((10, 20, -1), r"n_test: -1, expected 0\.\.18"),
+        ((10, 20, 10, 0, 9), r"n_near: 9, expected 0\.\.8"),
     ],
 )
 def test_what_cannot_be_had(arguments: tuple[int, ...], message: str) -> None:

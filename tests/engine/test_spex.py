@@ -105,6 +105,9 @@ def test_prefixes_complete_smaller_levels() -> None:
     starts = [16 * int(at[0]) for at in asked]
     np.testing.assert_allclose(starts, [6912 / 8, 6912 / 4, 6912 / 2, 6912], rtol=0.06)
     assert coded.complete_level(500) is None
+    for level, end in zip((3, 4, 5, 6), coded.design.rounds, strict=True):
+        assert coded.complete_level(end) == level
+        assert coded.complete_level(end - 1) == (level - 1 if level > 3 else None)
 
 
 @pytest.mark.parametrize(("n", "least"), [(64, 363), (10, 275), (9, 275), (8, 256), (1000, 495)])
@@ -275,7 +278,7 @@ def test_explain() -> None:
     assert e.faithfulness.r2 == pytest.approx(1.0)
     assert e.faithfulness.how == "uniform masks held out from the fit"
     assert e.faithfulness.n_test >= 32
-    assert e.converged
+    assert not e.converged  # one complete level shows no change
     assert e.notes == ()
     strongest = interactions(e.fourier, "BII", 4)[0]
     assert strongest.stderr is not None
@@ -333,11 +336,27 @@ def test_progress_gets_better() -> None:
 
 def test_stopped_early() -> None:
     truth, polls = sparse(64, 25), count()
-    e = explain(truth.predict, 64, 4096, "spex", should_stop=lambda: next(polls) >= 32)
+    e = explain(truth.predict, 64, 4096, "spex", should_stop=lambda: next(polls) >= 24)
     assert not e.converged
     assert e.fourier.method == "spex"
     assert strong(e.fourier) == set(truth.supports)
-    assert e.notes == ("2048 of 4096 evaluations were made",)
+    assert e.notes == ("1536 of 4096 evaluations were made",)
+
+
+def test_a_run_converges_where_a_level_is_complete() -> None:
+    truth = sparse(64, 10)
+    rounds = method.plan(64, 8192).design.rounds
+    e = explain(truth.predict, 64, 8192, "spex")
+    assert e.converged
+    assert strong(e.fourier) == set(truth.supports)
+    assert e.evaluations.requested in [-(-end // 64) * 64 for end in rounds[1:-1]]
+
+
+def test_nothing_converges_before_two_levels_are_complete() -> None:
+    """Not even what a straight line explains: no interaction could have been found yet."""
+    assert len(method.plan(64, 2048).design.rounds) == 2  # the second takes the whole budget
+    e = explain(lambda masks: masks @ np.linspace(-1.0, 2.0, 64), 64, 2048, "spex")
+    assert e.evaluations.requested == 2048
 
 
 @pytest.mark.parametrize("share", [0.001, 0.1])
