@@ -9,7 +9,6 @@ one sparse linear map, and error bars go through the same map.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spex_engine.fourier import Floats, SparseFourier, Support
+from spex_engine.groups import checked_groups, group_view
 
 Ints = npt.NDArray[np.int64]
 
@@ -55,12 +55,15 @@ def interactions(
     are the index *of that order*: their lower orders change with it. Standard errors come exactly
     from the covariance of the coefficients.
 
+    With ``groups``, disjoint sequences of features that cover all of them, the members are numbers
+    of groups: the index is that of `group_view`, in which a group is kept or dropped as a whole.
+    Owen values are those of single features, which join in groups.
+
     index: Moebius, CoMoebius; SV (Shapley 1953), BV (Banzhaf 1965); SII, BII (Grabisch,
     Marichal & Roubens 2000); k-SII (Bordt & von Luxburg 2023); STII (Sundararajan et al. 2020);
-    FSII, FBII (Tsai et al. 2023, eq. 16 and 13); Fourier; Owen (1977) with ``groups``, disjoint
-    sequences of features that cover all of them.
+    FSII, FBII (Tsai et al. 2023, eq. 16 and 13); Fourier; Owen (1977), with ``groups`` only.
 
-    ValueError for an unknown index, an order below 1, and groups missing, unfit or unused.
+    ValueError for an unknown index, an order below 1, unfit groups, and none for Owen values.
     """
     if not isinstance(f, SparseFourier):
         raise ValueError(f"f: {type(f).__name__}, expected a SparseFourier (explanation.fourier)")
@@ -68,11 +71,17 @@ def interactions(
         raise ValueError(f"index: {index!r}, expected one of {', '.join(INDICES)}")
     if isinstance(order, bool) or not isinstance(order, int | np.integer) or order < 1:
         raise ValueError(f"order: {order!r}, expected an integer of 1 or more")
-    group_of = _checked_groups(groups, f.n_features, index)
+    owners = None
+    if index == "Owen":
+        if groups is None:
+            raise ValueError("groups: None, expected disjoint sequences of features for 'Owen'")
+        owners = checked_groups(groups, f.n_features)
+    elif groups is not None:
+        f = group_view(f, groups)
     order = int(order)
     found: list[Interaction] = []
     for size in range(1, 2 if index in _FIRST_ORDER else order + 1):
-        blocks = _owen_map(f, group_of) if group_of is not None else _map(f, index, size, order)
+        blocks = _map(f, index, size, order) if owners is None else _owen_map(f, owners)
         found.extend(_apply(f, size, blocks))
     found.sort(key=lambda item: (-abs(item.value), len(item.members), item.members))
     return tuple(found)
@@ -228,31 +237,3 @@ def _bernoulli(m: int) -> Fraction:
         return Fraction(1)
     total = sum((comb(m + 1, j) * _bernoulli(j) for j in range(m)), Fraction(0))
     return -total / (m + 1)
-
-
-# ---- input -------------------------------------------------------------------------------------
-
-
-def _checked_groups(
-    groups: Sequence[Sequence[int]] | None, n_features: int, index: str
-) -> Ints | None:
-    """The group of each feature, int (n,); None where the index has no use for groups."""
-    if index != "Owen":
-        if groups is not None:
-            raise ValueError(f"groups: given with index {index!r}, expected only with 'Owen'")
-        return None
-    if groups is None:
-        raise ValueError("groups: None, expected disjoint sequences of features for index 'Owen'")
-    try:
-        members = [operator.index(i) for group in groups for i in group]
-    except TypeError:
-        raise ValueError(f"groups: {groups!r}, expected sequences of feature numbers") from None
-    if sorted(members) != list(range(n_features)):
-        raise ValueError(
-            f"groups: {[tuple(group) for group in groups]}, expected each of the features "
-            f"0..{n_features - 1} exactly once"
-        )
-    group_of = np.zeros(n_features, dtype=np.int64)
-    for number, group in enumerate(groups):
-        group_of[list(group)] = number
-    return group_of
