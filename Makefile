@@ -1,9 +1,10 @@
 # Two commands matter: `make demo` and `make test`. Both set up what they need in .venv, once.
 PYTHON ?= python3
 BIN := .venv/bin
+BENCHMARKS := error_bars scale methods synthetic spex_peers recorded
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench picture wheel train-demo clean
+.PHONY: demo test lint bench bench-quick picture wheel train-demo clean
 
 demo: .venv/base  ## explain a real example on the embedded model, without torch
 	$(BIN)/spex explain examples/two-facts.prompt.md
@@ -16,10 +17,16 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/dev  ## the benchmarks behind docs/benchmarks.md
+bench: .venv/bench  ## the benchmarks behind docs/benchmarks.md, beside the peers; resumes
 	$(BIN)/python tests/benchmarks/startup.py
-	$(BIN)/python tests/benchmarks/methods.py
-	$(BIN)/python tests/benchmarks/spex_recovery.py
+	@set -e; for name in $(BENCHMARKS); do \
+	  echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py $(BENCH); done
+	$(BIN)/python tests/benchmarks/report.py
+
+bench-quick: .venv/bench  ## a part of every benchmark, in less than three minutes
+	@set -e; for name in $(BENCHMARKS); do \
+	  echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py --quick --fresh $(BENCH); done
+	$(BIN)/python tests/benchmarks/report.py --results build/benchmarks/quick --print
 
 picture: .venv/base  ## the picture in the README, from a real run
 	$(BIN)/python docs/picture.py docs/explained.svg
@@ -44,4 +51,9 @@ clean:
 .venv/dev: .venv/base
 	@echo "Installing torch, transformers and the test tools into .venv (once) ..."
 	$(INSTALL) -e '.[dev]'
+	touch $@
+
+.venv/bench: .venv/dev
+	@echo "Installing the peers into .venv (once) ..."
+	$(INSTALL) -e '.[bench]'
 	touch $@

@@ -1,33 +1,47 @@
 """The methods side by side on the embedded model, live: R2 on uniform masks none of them has seen.
 
-    python tests/benchmarks/methods.py [--test 400]
+    python tests/benchmarks/methods.py [--quick] [--no-peers]
 
 Games: the example cut into words (23 segments), and notes of 16 and 24 sentences. All methods get
-the same budget; the test masks are drawn apart from it. Prints a Markdown table.
+the same budget; the test masks are drawn apart from it. Our methods choose their own masks; the
+peers get uniform ones. ``seconds``: design and fit, without the model's own.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import time
-from pathlib import Path
+from dataclasses import dataclass
 from random import Random
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: the same for all methods
-
+import bench
 import numpy as np
+import ours
+from answers import Answer
 
 import spex_engine as spex
 from server.planning import make_plan
 from server.settings import Settings
 from spex_engine.backends import open_backend
 from spex_engine.backends.demo import notes
+from spex_engine.fourier import Floats, Masks
 from spex_engine.values import TargetGame
 
-EXAMPLE = Path("examples/two-facts.prompt.md")
-METHODS = ("linear", "gp", "spex", "auto")
-BUDGETS = (256, 1024)
+EXAMPLE = bench.REPO / "examples" / "two-facts.prompt.md"
+PEERS = ("authors proxyspex", "shapiq proxyspex", "contextcite lasso")
+
+
+@dataclass(frozen=True)
+class Plan:
+    budgets: tuple[int, ...] = (256, 1024)
+    notes: tuple[int, ...] = (16, 24)  # sentences
+    words: bool = True  # the example as well
+    n_test: int = 400
+    draws: int = 3
+    authors_draws: int = 1  # of their ProxySPEX, which takes ten times what any other does
+
+
+FULL = Plan()
+QUICK = Plan((256,), (16,), words=False, n_test=200, draws=1)
+TINY = Plan((40,), (6,), words=False, n_test=20, draws=1)
 
 
 def game(text: str, segments: str) -> TargetGame:
@@ -52,41 +66,54 @@ def long_note(n_sentences: int, seed: int) -> str:
     return f'---\nfixed: ["Question:*", "Answer:*"]\n---\n{body}\n'
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Methods on the embedded model")
-    parser.add_argument("--test", type=int, default=400)
-    n_test = parser.parse_args().test
-    games = {
-        "the example, 23 words": game(EXAMPLE.read_text(encoding="utf-8"), "word"),
-        "a note, 16 sentences": game(long_note(16, 1), "sentence"),
-        "a note, 24 sentences": game(long_note(24, 2), "sentence"),
-    }
-    print(f"| game | calls | {' | '.join(f'{m} (fit s)' for m in METHODS)} |")
-    print("|---|---|" + "---|" * len(METHODS))
-    for name, play in games.items():
-        n = play.prompt.n_segments
-        unseen = np.random.default_rng(12345).integers(0, 2, (n_test, n)).astype(np.bool_)
+def run(rows: bench.Rows, plan: Plan, with_peers: bool) -> None:
+    played: dict[str, TargetGame] = {}
+    if plan.words:
+        played["the example, 23 words"] = game(EXAMPLE.read_text(encoding="utf-8"), "word")
+    for n in plan.notes:
+        played[f"a note, {n} sentences"] = game(long_note(n, n // 8 - 1), "sentence")
+    for name, play in played.items():
+        rng = np.random.default_rng(12345)
+        unseen = rng.integers(0, 2, (plan.n_test, play.prompt.n_segments)).astype(np.bool_)
         truth = play(unseen)
-        for budget in BUDGETS:
-            cells = []
-            for method in METHODS:
-                asked = 0.0
+        for budget in plan.budgets:
+            for draw in range(plan.draws):
+                for method in (*ours.METHODS, *PEERS) if with_peers else ours.METHODS:
+                    if method == PEERS[0] and draw >= plan.authors_draws:
+                        continue
+                    key = {"game": name, "calls": budget, "draw": draw, "method": method}
+                    how = play, method, budget, draw, unseen, truth
+                    rows.measure(key, lambda how=how: _row(*how))
 
-                def timed(masks: np.ndarray, play: TargetGame = play) -> np.ndarray:
-                    nonlocal asked
-                    started = time.perf_counter()
-                    values = play(masks)
-                    asked += time.perf_counter() - started
-                    return values
 
-                try:
-                    e = spex.explain(timed, n, budget=budget, method=method, max_order=3)
-                except ValueError as error:
-                    cells.append(str(error).split(":")[0] + " too small")
-                    continue
-                score = spex.r2(e.fourier, unseen, truth)
-                cells.append(f"{score:.2f} ({e.seconds - asked:.1f})")
-            print(f"| {name} | {budget} | {' | '.join(cells)} |", flush=True)
+def _row(
+    play: TargetGame, method: str, budget: int, draw: int, unseen: Masks, truth: Floats
+) -> bench.Row:
+    try:
+        answer = _answer(play, method, budget, draw)
+    except ValueError as error:
+        return {"r2": None, "why": str(error)}
+    return {"r2": spex.r2(answer.f, unseen, truth), "seconds": answer.seconds}
+
+
+def _answer(play: TargetGame, method: str, budget: int, draw: int) -> Answer:
+    n = play.prompt.n_segments
+    if method in ours.METHODS:
+        return ours.explained(method, play, n, budget, draw)
+    import peers
+
+    masks = np.random.default_rng([draw, 1]).random((budget, n)) < 0.5
+    values = play(masks)
+    if method == "contextcite lasso":
+        return peers.contextcite_lasso(masks, values)
+    if method == "shapiq proxyspex":
+        return peers.shapiq_proxyspex(masks, values, draw)
+    return peers.authors_proxyspex(masks, values, draw)
+
+
+def main() -> None:
+    given = bench.arguments("methods", __doc__)
+    run(given.rows, QUICK if given.quick else FULL, given.peers)
 
 
 if __name__ == "__main__":
