@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from spex_engine.explainer import Explanation, explain, fit
     from spex_engine.faithfulness import noise_floor, r2, readings, recovery, removal_curve
     from spex_engine.fourier import SparseFourier
+    from spex_engine.groups import group_view
     from spex_engine.indices import Interaction, interactions
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ __all__ = [
     "__version__",
     "explain",
     "fit",
+    "group_view",
     "interactions",
     "noise_floor",
     "r2",
@@ -41,6 +43,7 @@ _HOME = {
     "SparseFourier": "spex_engine.fourier",
     "explain": "spex_engine.explainer",
     "fit": "spex_engine.explainer",
+    "group_view": "spex_engine.groups",
     "interactions": "spex_engine.indices",
     "noise_floor": "spex_engine.faithfulness",
     "r2": "spex_engine.faithfulness",

@@ -27,6 +27,7 @@ from spex_engine.walsh import fwht
 MIN_LEVEL = 3  # 8 bins to a group: below, next to everything collides
 _GROUPS = (3, 4, 5)  # two leave a collision in one no second chance; more add little
 _MAX_ERRORS = 5  # the order beyond which language shows nothing worth its calls
+_EARLY = 3.0  # after a share x of the coded masks, x^(1/3) of the others have come
 _MIN_TEST, _ENOUGH_TEST, _MAX_TEST = 32, 64, 256
 
 
@@ -71,9 +72,11 @@ class CodedDesign:
 
         ``supports`` (k, t): positions, padded with n.
         """
-        hashed = np.bitwise_xor.reduce(self.hashes[supports], axis=1)
-        low: npt.NDArray[np.int64] = hashed & ((1 << level) - 1)
-        return low + (np.arange(low.shape[1]) << level)
+        hashed = np.zeros((len(supports), len(self.rows)), dtype=np.int64)
+        for members in supports.T:
+            hashed ^= self.hashes.take(members, axis=0)
+        hashed &= (1 << level) - 1
+        return hashed + (np.arange(len(self.rows)) << level)
 
 
 def draw_coded(n_features: int, budget: int, seed: int = 0) -> CodedDesign:
@@ -107,14 +110,29 @@ def draw_coded(n_features: int, budget: int, seed: int = 0) -> CodedDesign:
     return CodedDesign(replace(design, rounds=complete), code, hashes, at)
 
 
-def _parameters(n_features: int, budget: int) -> tuple[int, int, BCH]:
-    """C, b and the code."""
+def least_budget(n_features: int) -> int:
+    """The fewest distinct masks that a coded design makes do with, its held-out ones included.
+
+    ValueError where there is no code for so many features.
+    """
+    least = _size(_codes(n_features)[-1], _GROUPS[0], MIN_LEVEL) + _MIN_TEST
+    return min(least, 2**n_features) if n_features < least.bit_length() else least
+
+
+def _codes(n_features: int) -> list[BCH]:
+    """Those for so many features, from the largest t to the smallest."""
     codes = []
     for t in range(min(n_features, _MAX_ERRORS), 1, -1):
         with suppress(ValueError):  # no code for so many features: perhaps with a smaller t
             codes.append(bch(n_features, t))
     if not codes:
         raise ValueError(f"n_features: {n_features}, more than method 'spex' has codes for")
+    return codes
+
+
+def _parameters(n_features: int, budget: int) -> tuple[int, int, BCH]:
+    """C, b and the code."""
+    codes = _codes(n_features)
     room = budget - min(max(budget // 100, _MIN_TEST), _ENOUGH_TEST)
     for code in codes:
         fitting = [
@@ -126,9 +144,7 @@ def _parameters(n_features: int, budget: int) -> tuple[int, int, BCH]:
         if fitting:
             _, groups, level = max(fitting)
             return groups, level, code
-    least = _size(codes[-1], _GROUPS[0], MIN_LEVEL) + _MIN_TEST
-    if n_features < least.bit_length():
-        least = min(least, 2**n_features)
+    least = least_budget(n_features)
     raise ValueError(
         f"budget: {budget}, expected at least {least} for method 'spex' with {n_features} features"
     )
@@ -167,7 +183,7 @@ def _distinct(masks: Masks) -> tuple[Masks, npt.NDArray[np.intp]]:
 def _fill_up(
     masks: Masks, budget: int, rng: np.random.Generator
 ) -> tuple[Design, npt.NDArray[np.intp]]:
-    """The masks, with others evenly between them up to the budget, and where each has gone."""
+    """The masks, with others between them up to the budget, and where each has gone."""
     n = masks.shape[1]
     spare = budget - len(masks)
     n_test = min(spare, _ENOUGH_TEST)
@@ -180,6 +196,7 @@ def _fill_up(
     held_out = np.arange(len(added)) >= len(added) - n_test
     mixed = rng.permutation(len(added))
     ranks = np.concatenate([(np.arange(k) + 0.5) / max(1, k) for k in (len(masks), len(added))])
+    ranks[len(masks) :] **= _EARLY  # they can be judged by, and fitted, before a code is complete
     ranks[:2] = -1  # the full and the empty prompt stay first
     order = np.argsort(ranks, kind="stable")
     moved = np.empty_like(order)

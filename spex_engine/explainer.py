@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spex_engine.coded_design import least_budget
 from spex_engine.convergence import ENOUGH_TEST, Evidence, settled
 from spex_engine.designs import Design, draw_design
 from spex_engine.estimators import PLANS, estimator
@@ -26,6 +27,7 @@ from spex_engine.fourier import Floats, Masks, SparseFourier, checked_samples
 from spex_engine.wire import Evaluations, Faithfulness
 
 _GROWTH = 2.0  # of the masks asked for, from one round to the next
+_CHOOSING = 1.25  # growth from one choice of masks to the next
 _CONFIRMING = 1.5  # growth where one more good fit would be enough
 _MIN_BUDGET_FOR_TEST = 64  # below it every mask is worth more in the fit
 _MIN_BUDGET_FOR_NEAR = 256  # below it near-full masks are
@@ -76,9 +78,13 @@ def explain(
     failed: left out and counted. All 2**n masks are measured where they fit the budget ("auto",
     "spex") or are demanded ("exact"). Otherwise, from a budget of 64, 15% of the masks (16 or
     more) are held out from the fit to judge it; from 256 it is 1/8 uniform ones (up to 256) and
-    1/16 near-full ones (up to 64). "spex" samples masks of its own, with at least 32 held out.
+    1/16 near-full ones (up to 64). "spex" samples masks of its own, with at least 32 held out;
+    "auto" begins with them from twice the least budget of "spex", and goes over to uniform ones
+    where these first ones show that no code is needed. After the first ones, "gp" and "auto"
+    choose the masks to fit by what they would tell (`estimators.next_masks`), up to 1500 samples.
 
-    The masks are asked for in rounds, each about as large as all before it together. The run ends
+    The masks are asked for in rounds, each about as large as all before it together; where masks
+    are chosen, a round has several parts, each chosen by what is known by then. The run ends
     before the budget is spent where two fits in a row say the same and say it well
     (`convergence.settled`), unless every mask is to be measured.
 
@@ -103,29 +109,37 @@ def explain(
     design, size = task.design, len(task.design.masks)
     stop = _Stop(should_stop)
     values, done = np.full(size, np.nan), np.zeros(size, np.bool_)
-    asked = reported = 0
+    asked = reported = round_end = fitted_at = 0
     fitted: Fitted | None = None
     before: Evidence | None = None  # of the round before, where it may count
     converged = False
     while asked < size and not converged:
-        end = _round_end(asked, size, design.rounds, before is not None and before.good)
+        if asked == round_end:
+            round_end = _round_end(asked, size, design.rounds, before is not None and before.good)
+        end = _whole(asked * _CHOOSING, round_end) if task.chooses else round_end
+        if asked:
+            task = task.revised(values[:asked], end, *_test_sizes(size))
+            design = task.design
         with closing(arrivals(evaluator, design.masks[asked:end], stop)) as portions:
             for rows, arrived in portions:
                 values[asked + rows], done[asked + rows] = arrived, True
                 n_done = int(done.sum())
-                if on_progress and fitted and reported + CHUNK <= n_done < end:
+                if on_progress and fitted and reported + CHUNK <= n_done < round_end:
                     on_progress(_explanation(task, fitted, values, done, started))
                     reported = n_done
         if stop.said:
             break
         done[asked:end] = True  # what never came has failed
-        asked = reported = end
+        asked = end
+        if asked < round_end:
+            continue
+        reported = asked
         if np.isnan(values[:asked]).all():
             continue
         counts = not every and (not design.rounds or asked >= design.rounds[0])
         could_settle = counts and _n_test(design, values) >= ENOUGH_TEST
         if on_progress or could_settle or asked == size:
-            fitted = task.fit(values[:asked])
+            fitted, fitted_at = task.fit(values[:asked], last=asked == size), asked
             after = fitted.evidence if counts else None
             converged = before is not None and after is not None and settled(before, after)
             before = after
@@ -133,7 +147,7 @@ def explain(
                 on_progress(_explanation(task, fitted, values, done, started))
     if asked == size and np.isnan(values).all():
         raise ValueError(f"game: all {size} evaluations failed (NaN), nothing to explain")
-    if fitted is None or (stop.said and done[asked:].any()):
+    if fitted is None or (stop.said and done[fitted_at:].any()):
         fitted = task.fit(values[: _usable(design, done)])
     if every and np.isfinite(values).all():
         converged = True
@@ -175,10 +189,21 @@ def _task(n: int, budget: int, every: bool, method: str, max_order: int | None, 
     if method in PLANS and not every:
         plan = PLANS[method](n, budget, max_order=max_order, seed=seed)
         return Task(plan.design, method, max_order, seed, False, plan)
+    if method == "auto" and not every and _may_be_coded(n, budget):
+        plan = PLANS["spex"](n, budget, max_order=max_order, seed=seed)
+        return Task(plan.design, method, max_order, seed, False, plan)
     size = 2**n if every else budget
     n_test, n_near = _test_sizes(size)
     design = draw_design(n, size, n_test, seed, n_near)
     return Task(design, method, max_order, seed, every and method in ("auto", "exact", *PLANS))
+
+
+def _may_be_coded(n: int, budget: int) -> bool:
+    """Whether "auto" can afford to begin with coded masks."""
+    try:
+        return budget >= 2 * least_budget(n)
+    except ValueError:  # no code for so few or so many features
+        return False
 
 
 def _test_sizes(size: int) -> tuple[int, int]:
@@ -192,12 +217,17 @@ def _test_sizes(size: int) -> tuple[int, int]:
 
 
 def _round_end(asked: int, size: int, rounds: tuple[int, ...], confirming: bool) -> int:
-    """How many masks are to be asked for after the next round, whole chunks where possible."""
-    end = max(CHUNK, ceil(asked * (_CONFIRMING if confirming else _GROWTH)))
+    """How many masks are to be asked for by the end of the next round."""
+    end = asked * (_CONFIRMING if confirming else _GROWTH)
     following = next((r for r in rounds if r > asked), size)
     if rounds:  # nothing is gained between them, but before the first there is something to show
         end = min(end, following) if asked < rounds[0] else following
-    return min(size, -(-end // CHUNK) * CHUNK)
+    return _whole(end, size)
+
+
+def _whole(wanted: float, most: int) -> int:
+    """As many masks as are wanted at least, in whole chunks, at least one."""
+    return min(most, max(1, ceil(wanted / CHUNK)) * CHUNK)
 
 
 def _n_test(design: Design, values: Floats) -> int:

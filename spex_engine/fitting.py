@@ -6,20 +6,30 @@ how many are still to come, or who asks for the fit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from spex_engine.coded_design import least_budget
 from spex_engine.convergence import Evidence
-from spex_engine.designs import NEAR, Design
+from spex_engine.designs import NEAR, Design, redraw, uniform_masks
 from spex_engine.estimators import ESTIMATORS, PLANS, Plan
+from spex_engine.estimators.next_masks import next_masks
 from spex_engine.estimators.selection import choose
-from spex_engine.estimators.spectral_gp import MAX_SAMPLES
+from spex_engine.estimators.spectral_gp import MAX_SAMPLES, Posterior
 from spex_engine.faithfulness import r2
 from spex_engine.fourier import Floats, Masks, SparseFourier
 from spex_engine.wire import Faithfulness
 
+_FEWEST_TO_LOOK = 100  # masks before "auto" judges whether it can do without a code,
+_MOST_TO_LOOK = 300  # and after which it no longer does,
+_LOOK = 0.3  # or after this share of the budget,
+_FEWEST_TO_JUDGE = 12  # held-out masks to judge it on,
+_PREDICTABLE = 0.4  # and the R2 there at which it can;
+_RICH, _PREDICTABLE_RICH = 4, 0.7  # times the least budget: the more bins, the better a code does
+_MOST_TO_CHOOSE_BY = 1500  # samples up to which "gp" chooses its next masks: each time costs a fit
+_N_CANDIDATES = 1024  # of which it chooses them
 _FEWEST_OTHERS = 32  # samples to fit before those of special masks can be spared
 _WORSE = 0.2  # R2 near the full prompt so much below the other is said,
 _MATERIAL = 0.1  # if the error there is more than this share of how values vary over all masks
@@ -46,19 +56,24 @@ class Fitted:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What a fit is made of and stays the same during a run."""
+    """What a fit is made of, the same during a run unless `revised`.
+
+    ``plan``: of a method that samples its own masks. Method "auto" has one where the budget allows:
+    then coded masks are what it asks for, until it has seen that it can do without.
+    """
 
     design: Design
     method: str
     max_order: int | None
     seed: int
     exact: bool  # every mask is to be measured and transformed, nothing estimated
-    plan: Plan | None = None  # of a method that samples its own masks
+    plan: Plan | None = None
 
-    def fit(self, values: Floats) -> Fitted:
+    def fit(self, values: Floats, last: bool = True) -> Fitted:
         """The fit of the values (j,) of the first j masks of the design, NaN where there is none.
 
-        Held-out masks are kept from it and used to judge it, unless there are no others.
+        Held-out masks are kept from it and used to judge it, unless there are no others. ``last``
+        False: other fits will follow, so a quick one will do.
         """
         known = np.isfinite(values)
         masks = self.design.masks[: len(values)]
@@ -73,7 +88,7 @@ class Task:
             return Fitted(fourier, judged, (why,) if self.method in PLANS else (), exact=True)
         held_out = self.design.held_out[: len(values)]
         train, test = known & ~held_out, known & held_out
-        if self.plan is not None and train.any():
+        if self.plan is not None and self.method != "auto" and train.any():
             fourier, notes = self.plan.fit(values)
             return self._judged(fourier, notes, values, test)
         if not train.any():  # all but held-out ones failed: rather a fit than a judgement
@@ -83,14 +98,97 @@ class Task:
         if self.exact or self.plan is not None:  # what it was to do cannot be done
             method = "auto"
         if method == "auto":
-            choice = choose(masks[train], values[train], max_order=self.max_order, seed=self.seed)
+            choice = choose(
+                masks[train], values[train], max_order=max_order, seed=self.seed, trees=last
+            )
             method, max_order, notes = choice.method, choice.max_order, (choice.why,)
         if method == "gp" and train.sum() > MAX_SAMPLES:
             notes += (f"gp fits {MAX_SAMPLES} of the {train.sum()} samples, drawn at random",)
         fourier = ESTIMATORS[method](
             masks[train], values[train], max_order=max_order, seed=self.seed
         )
-        return self._judged(fourier, notes, values, test)
+        fitted = self._judged(fourier, notes, values, test)
+        return self._or_decoded(fitted, values, test)
+
+    def _or_decoded(self, other: Fitted, values: Floats, test: Rows) -> Fitted:
+        """What "auto" decodes from coded masks, if it predicts held-out ones better than ``other``.
+
+        Cross-validation cannot tell: on masks of a linear code a character may equal others, and a
+        fit that took one for another is right on all of them.
+        """
+        complete = any(end <= len(values) for end in self.design.rounds)
+        if self.plan is None or self.method != "auto" or not complete:
+            return other
+        fourier, notes = self.plan.fit(values)
+        decoded = self._judged(fourier, notes, values, test)
+        new, old = decoded.faithfulness.r2, other.faithfulness.r2
+        if fourier.method not in PLANS or new is None or old is None or new <= old:
+            return other
+        why = f"{fourier.method}: R2 {new:.2f} on held-out masks, where the next best has {old:.2f}"
+        return replace(decoded, notes=(f"{why}: {other.notes[0]}", *decoded.notes))
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the next masks are chosen by what is known."""
+        by_process = self.method in ("gp", "auto") and self.max_order != 1
+        return by_process and self.plan is None and not self.exact
+
+    def revised(self, values: Floats, end: int, n_test: int, n_near: int) -> Task:
+        """The task for what is still to be asked, once the values (j,) of the first j masks are in.
+
+        ``end``: of the masks that are asked for next. ``n_test``, ``n_near``: how many a uniform
+        design of this size holds out.
+        """
+        held_out = self.design.held_out[: len(values)]
+        train, test = np.isfinite(values) & ~held_out, np.isfinite(values) & held_out
+        size, n = self.design.masks.shape
+        task = self
+        if not train.any():
+            return task
+        most = min(max(_MOST_TO_LOOK, 4 * n), _LOOK * size)
+        look = max(_FEWEST_TO_LOOK, 2 * n) <= len(values) <= most
+        if self.method == "auto" and self.plan is not None and look:
+            task = self._without_code(values, train, test, n_test, n_near)
+        if task.chooses and train.sum() <= _MOST_TO_CHOOSE_BY:
+            task = task._informative(values, train, end)
+        return task
+
+    def _without_code(
+        self, values: Floats, train: Rows, test: Rows, n_test: int, n_near: int
+    ) -> Task:
+        """Coded masks are worth their strict pattern where nothing but a code finds what is there.
+
+        Where the first ones already predict held-out masks well, "auto" goes over to uniform and
+        near-full masks.
+        """
+        if test.sum() < _FEWEST_TO_JUDGE:
+            return self
+        asked = len(values)
+        masks = self.design.masks[:asked]
+        f = ESTIMATORS["gp"](masks[train], values[train], max_order=self.max_order, seed=self.seed)
+        size, n = self.design.masks.shape
+        rich = size >= _RICH * least_budget(n)
+        enough = _PREDICTABLE_RICH if rich else _PREDICTABLE
+        if not r2(f, masks[test], values[test]) > enough:
+            return self
+        design = redraw(self.design, asked, n_test, n_near, self.seed)
+        return replace(self, design=design, plan=None)
+
+    def _informative(self, values: Floats, train: Rows, end: int) -> Task:
+        """In the place of the uniform masks that would be fitted next, more informative ones."""
+        asked, n = len(values), self.design.masks.shape[1]
+        train = self._without_anchors(train)
+        posterior = Posterior.of(self.design.masks[:asked][train], values[train])
+        rows = asked + np.flatnonzero(~self.design.held_out[asked:end])
+        rows = rows[rows >= self.design.n_anchors]
+        if posterior is None or n < (len(self.design.masks) + _N_CANDIDATES).bit_length():
+            return self
+        rng = np.random.default_rng([self.seed, asked])
+        candidates = uniform_masks(n, _N_CANDIDATES, self.design.masks, rng)
+        masks = self.design.masks.copy()
+        order = n if self.max_order is None else min(n, self.max_order)
+        masks[rows] = next_masks(posterior, candidates, len(rows), order)
+        return replace(self, design=replace(self.design, masks=masks))
 
     def _without_anchors(self, train: Rows) -> Rows:
         """The samples to fit but full, empty and leave-one-out masks, if enough others are there.

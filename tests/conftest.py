@@ -6,7 +6,8 @@ import pytest
 
 # Before numpy is loaded: on small matrices a second thread gains little, and on a busy machine it
 # costs ten times the time.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+for library in ("OPENBLAS", "OMP"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -12,7 +12,7 @@ Words are packed into one uint64, bit i for parity i, hence at most 64 parity bi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ Words = npt.NDArray[np.uint64]
 Positions = npt.NDArray[np.int16]
 
 MAX_PARITY = 64
+# +-1 for the bits of each octet, lowest first, -1 where set: (256, 8)
+SIGNS = 1.0 - 2.0 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], 1, bitorder="little")
 _BATCH = 1 << 14  # rows decoded at a time: their tables then stay in cache
 
 
@@ -47,7 +49,9 @@ class BCH:
 
         No two messages of at most t bits have the same word: the distance is at least 2t + 1.
         """
-        words: Words = np.bitwise_xor.reduce(self.parity[supports], axis=1)
+        words = np.zeros(len(supports), np.uint64)
+        for members in supports.T:
+            words ^= self.parity.take(members)
         return words
 
     def decode(self, words: Words) -> tuple[Positions, npt.NDArray[np.intp]]:
@@ -71,12 +75,12 @@ class BCH:
         kept = kept[self._splits(locator[:, kept], degree[kept])]
         # roots are the inverses of alpha^position; only positions the shortened code has count
         length = self.n_message + self.n_parity
-        logs = self.field.log[locator[:, kept]].astype(np.int32)  # (t + 1, k)
+        logs = self.field.log[locator[:, kept]].astype(np.intp)  # (t + 1, k)
         values = np.zeros((len(kept), length), dtype=np.int16)
         steps = np.arange(length)
         for power, log in enumerate(logs):
             exponents = log[:, None] + (-power * steps) % self.field.order
-            values ^= self.field.power[exponents]
+            values ^= self.field.power.take(exponents)
         roots = values == 0
         complete = roots.sum(axis=1) == degree[kept]
         roots = roots[complete, self.n_parity :]
@@ -86,12 +90,23 @@ class BCH:
         messages[row, rank] = position
         return messages, kept[complete]
 
+    @cached_property
+    def _syndromes_by_octet(self) -> list[Elements]:
+        """For each 8 parity positions: the XOR of the syndromes of those set, (t, 256)."""
+        tables = []
+        for start in range(0, self.n_parity, 8):
+            table = np.zeros((self.t, 256), dtype=np.int16)
+            for bit, syndromes in enumerate(self.syndromes[start : start + 8]):
+                table[:, 1 << bit : 2 << bit] = table[:, : 1 << bit] ^ syndromes[:, None]
+            tables.append(table)
+        return tables
+
     def _power_sums(self, words: Words) -> Elements:
         """S_1 .. S_2t of each word, (2t, r): linear over GF(2) in the bits, and S_2j = S_j^2."""
         sums = np.zeros((2 * self.t, len(words)), dtype=np.int16)
         octets = words.astype("<u8").view(np.uint8).reshape(-1, 8)
-        for at, table in enumerate(_by_octet(self.syndromes)):
-            sums[0::2] ^= table[octets[:, at]].T
+        for at, table in enumerate(self._syndromes_by_octet):
+            sums[0::2] ^= table.take(octets[:, at], axis=1)
         for j in range(1, self.t + 1):
             sums[2 * j - 1] = self.field.multiply(sums[j - 1], sums[j - 1])
         return sums
@@ -218,14 +233,3 @@ def generator_polynomial(m: int, t: int) -> int:
             product ^= (generator << i) * coefficient
         generator = product
     return generator
-
-
-def _by_octet(columns: Elements) -> list[Elements]:
-    """For each 8 positions of columns (p, t): the XOR of those set in each octet, (256, t)."""
-    tables = []
-    for start in range(0, len(columns), 8):
-        table = np.zeros((256, columns.shape[1]), dtype=np.int16)
-        for bit, column in enumerate(columns[start : start + 8]):
-            table[1 << bit : 2 << bit] = table[: 1 << bit] ^ column
-        tables.append(table)
-    return tables

@@ -45,8 +45,8 @@ class Field:
 
     def multiply(self, a: npt.ArrayLike, b: npt.ArrayLike) -> Elements:
         """Products of elements, broadcast: int16."""
-        logs: Elements = self.log[np.asarray(a)] + self.log[np.asarray(b)]
-        return self.power[logs]
+        logs: Elements = self.log.take(np.asarray(a)) + self.log.take(np.asarray(b))
+        return self.power.take(logs)
 
     def inverse(self, a: npt.ArrayLike) -> Elements:
         """``1 / a``, int16. ZeroDivisionError where an element is zero."""

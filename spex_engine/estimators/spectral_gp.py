@@ -85,6 +85,11 @@ class Posterior:
         """c, the prior variance of the constant."""
         return self.prior.variance * float(np.prod((1 + np.exp(-self.prior.theta)) / 2))
 
+    def prior_variances(self, supports: list[Support]) -> Floats:
+        """``c prod_{j in S} rho_j`` of each support (k,), for standardised values."""
+        members = _members(supports, len(self.prior.theta))
+        return np.asarray(self.constant * np.exp(members @ _log(self.relevances)))
+
     def coefficients(self, supports: list[Support]) -> tuple[Floats, Floats]:
         """Posterior means (k,) and covariance (k, k), in the unit of the values and its square.
 
@@ -94,10 +99,7 @@ class Posterior:
         of coefficients that are larger than theirs allows (`_wider`).
         """
         theta, prior = self.prior.theta, self.prior
-        members = np.zeros((len(supports), len(theta)), dtype=np.bool_)
-        for row, support in zip(members, supports, strict=True):
-            row[list(support)] = True
-        variances = self.constant * np.exp(members @ _log(self.relevances))
+        members, variances = _members(supports, len(theta)), self.prior_variances(supports)
         scaled = characters(self.masks, supports) * variances
         means: Floats = prior.alpha @ scaled
         half = solve_triangular(prior.factor, scaled, lower=True, overwrite_b=True)
@@ -153,6 +155,14 @@ class Posterior:
         return [(), *(found[i] for i in np.sort(kept).tolist())]
 
 
+def _members(supports: list[Support], n_features: int) -> Masks:
+    """Which features are in which support, bool (k, n)."""
+    members = np.zeros((len(supports), n_features), dtype=np.bool_)
+    for row, support in zip(members, supports, strict=True):
+        row[list(support)] = True
+    return members
+
+
 def _wider(means: Floats, left: Floats, prior: Floats) -> Floats:
     """The factor (k,) by which a coefficient's standard deviation is wider than the posterior's.
 
@@ -166,7 +176,8 @@ def _wider(means: Floats, left: Floats, prior: Floats) -> Floats:
     alone, error = (means / trust) ** 2, left / trust
     own = np.where(alone > _UNLIKELY * (prior + error), np.maximum(prior, alone - error), prior)
     expected = trust * left + (1 - trust) ** 2 * own
-    return np.sqrt(np.maximum(expected, left) / np.maximum(left, 1e-300))
+    wider: Floats = np.sqrt(np.maximum(expected, left) / np.maximum(left, 1e-300))
+    return wider
 
 
 def _log(relevances: Floats) -> Floats:

@@ -9,20 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from spex_engine.coded_design import CodedDesign, draw_coded
-from spex_engine.codes.bch import Positions
+from spex_engine.codes.bch import SIGNS, Positions
 from spex_engine.designs import Design
 from spex_engine.estimators import linear, selection
 from spex_engine.estimators.spex_decoder import decode
 from spex_engine.fourier import Floats, Masks, SparseFourier, Support
 
+Octets = npt.NDArray[np.uint8]
+_Float = TypeVar("_Float", np.float32, np.float64)
+
 _MAX_MISSING = 0.2  # of a transform's samples: with more of them filled in, bins are mostly guesses
 _SAMPLES_PER_TERM = 4  # with fewer, features that were not found stay out of the regression
-_CHUNK = 4096  # samples whose characters are held at once
+_CHUNK = 1 << 21  # characters held at once
+_SIGNS = SIGNS.astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,17 +112,22 @@ def _refit(masks: Masks, values: Floats, supports: Positions) -> SparseFourier:
     supports = supports[np.lexsort([*supports.T[::-1], (supports < n).sum(axis=1)])]
     p = len(supports)
     offset = float(values.mean())
-    sums, gram, moments = np.zeros(p), np.zeros((p, p)), np.zeros(p)
-    for rows, part in _blocks(masks, supports):
-        sums += part.sum(axis=1, dtype=np.float64)
-        gram += part @ part.T  # float32 is exact: integers up to the length of a chunk
-        moments += part @ (values[rows] - offset)
-    means = sums / m
+    target = values - offset
+    parities = _parities(masks, supports)
+    # counts of samples: float32 is exact up to 2^24 of them
+    sums, gram = np.zeros(p, np.float32), np.zeros((p, p), np.float32)
+    moments = np.zeros(p)
+    for _, part in _characters(parities, m, _SIGNS):
+        sums += part.sum(axis=1)
+        gram += part @ part.T
+    for rows, part in _characters(parities, m, SIGNS):
+        moments += part @ target[rows]
+    means = sums.astype(np.float64) / m
 
     def residual_sum(slopes: Floats) -> float:
         return sum(
-            float(np.sum((values[rows] - offset - slopes @ part + slopes @ means) ** 2))
-            for rows, part in _blocks(masks, supports)
+            float(np.sum((target[rows] - slopes @ part + slopes @ means) ** 2))
+            for rows, part in _characters(parities, m, SIGNS)
         )
 
     coefficients, covariance = linear.solve_ridge(
@@ -126,20 +136,37 @@ def _refit(masks: Masks, values: Floats, supports: Positions) -> SparseFourier:
         offset,
         gram - m * np.outer(means, means),
         moments,
-        float(np.sum((values - offset) ** 2)),
+        float(np.sum(target**2)),
         residual_sum,
     )
     terms: list[Support] = [tuple(i for i in row if i < n) for row in supports.tolist()]
     return SparseFourier(n, "spex", ((), *terms), coefficients, covariance)
 
 
-def _blocks(masks: Masks, supports: Positions) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
-    """Characters of padded supports (k, t), +-1 as (k, chunk), and the samples they are of."""
-    for start in range(0, len(masks), _CHUNK):
-        rows = slice(start, min(start + _CHUNK, len(masks)))
-        kept = np.zeros((masks.shape[1] + 1, rows.stop - start), dtype=np.bool_)
-        kept[:-1] = masks[rows].T
-        odd = np.zeros((len(supports), kept.shape[1]), dtype=np.bool_)
-        for members in supports.T:
-            odd ^= kept[members]
-        yield rows, np.float32(1) - np.float32(2) * odd
+def _parities(masks: Masks, supports: Positions) -> Octets:
+    """Whether each mask keeps an odd number of each padded support (k, t), bits as (k, m / 8)."""
+    m, n = masks.shape
+    kept = np.zeros((n + 1, -(-m // 8)), np.uint8)
+    for rows, octets in _chunks(m, n):
+        kept[:-1, octets] = np.packbits(masks[rows].T.copy(), axis=1, bitorder="little")
+    odd = np.zeros((len(supports), kept.shape[1]), np.uint8)
+    for members in supports.T:
+        odd ^= kept[members]
+    return odd
+
+
+def _characters(
+    parities: Octets, m: int, signs: npt.NDArray[_Float]
+) -> Iterator[tuple[slice, npt.NDArray[_Float]]]:
+    """Characters +-1 as (k, chunk), of the type of ``signs``, and the samples they are of."""
+    k = len(parities)
+    for rows, octets in _chunks(m, k):
+        characters = signs.take(parities[:, octets], axis=0).reshape(k, -1)
+        yield rows, characters[:, : rows.stop - rows.start]
+
+
+def _chunks(m: int, width: int) -> Iterator[tuple[slice, slice]]:
+    """Samples of at most _CHUNK entries of ``width`` each, and the octets that their bits fill."""
+    size = max(1, _CHUNK // (8 * max(1, width)))
+    for start in range(0, -(-m // 8), size):
+        yield slice(8 * start, min(8 * (start + size), m)), slice(start, start + size)

@@ -2,10 +2,11 @@
 
 As in SPEX (arXiv 2502.13870): a bin that holds one support spells it out in the signs
 of its delays; what is found is subtracted from the bins of the other groups, where more bins then
-hold only one. Where this goes further than the paper: the Chase candidates of every bin and all
-supports of low order or of influential features compete by likelihood over all groups at once,
-against the price of having been picked among so many; found coefficients are estimated jointly;
-and what later turns out superfluous is dropped again. It knows bins, not masks or values.
+hold only one. Where this goes further than the paper: what every bin spells out and all supports
+of low order or of influential features compete by likelihood over all groups at once, against the
+price of having been picked among so many; hard decisions go first, and Chase's candidates come
+where these lead no further; found coefficients are estimated jointly; and what later turns out
+superfluous is dropped again. It knows bins, not masks or values.
 
 Supports are positions (k, t) padded with n. A support has at most t members, so its BCH parity
 word (one uint64) identifies it: words are what is compared and what signs are read from.
@@ -14,25 +15,23 @@ word (one uint64) identifies it: words are what is compared and what signs are r
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import combinations
-from math import comb
 
 import numpy as np
 import numpy.typing as npt
 
 from spex_engine.coded_design import CodedDesign
-from spex_engine.codes.bch import BCH, Positions, Words
+from spex_engine.codes.bch import BCH, SIGNS, Positions, Words
+from spex_engine.estimators import spex_prior
 from spex_engine.fourier import Floats
 
 Bools = npt.NDArray[np.bool_]
 
 _MAX_ROUNDS = 100
 _N_PATTERNS = 64  # Chase: sets of bits flipped in each bin
-_MAX_LISTED = 10_000  # supports of each order that compete without having been decoded
 _MARGIN = 2.0  # nats above the price: on noise alone one false find in two to eight runs (measured)
 _ROUNDING = 1e-20  # of the largest bin energy
 _QUARTILE = -0.6745  # of the standard normal
-_BLOCK = 1 << 21  # numbers gathered from bins at once
+_BLOCK = 1 << 12  # candidates judged at once: what is computed of them then stays in cache
 
 
 def decode(
@@ -50,39 +49,46 @@ def decode(
     """
     code = coded.code
     order = code.t if max_order is None else min(max_order, code.t)
-    ranks = np.full(code.n_message + 1, code.n_message)
-    ranks[-1] = 0
-    pool = _Terms.of(coded, level, _listed(code, ranks, order if soft else 0))
+    ranks = spex_prior.no_ranks(code.n_message)
+    listed = spex_prior.listed(ranks, code.t, order if soft else 0)
+    pool = _Terms.of(coded, level, listed)
     found, coefficients = pool.take(np.zeros(0, np.intp)), np.zeros(0)
-    dropped = np.zeros(0, np.uint64)
+    proposed, n_patterns = pool.words, 1  # Chase costs more: when hard decisions lead no further
     floor = _ROUNDING * float(np.mean(transform**2, axis=1).max(initial=0.0)) + 1e-300
     residual, seen = transform, np.full_like(transform, np.inf)
     ranked_at = -1  # how many were found when features were ranked last
     for _ in range(_MAX_ROUNDS):
         bins = _worth_decoding(residual, seen, floor)
         seen[bins] = residual[bins]
-        decoded, at = _candidates(code, residual[bins], soft)
+        decoded, at = _candidates(code, residual[bins], n_patterns)
         fresh = _Terms.of(coded, level, decoded)
         consistent = (fresh.bins == bins[at][:, None]).any(axis=1) & (fresh.sizes <= order)
-        pool = pool.with_new(fresh.take(np.flatnonzero(consistent)))
-        known = np.isin(pool.words, np.concatenate([found.words, dropped]))
-        open_ = pool.take(np.flatnonzero(~known))
-        worth = _gains(open_, residual, None, floor) - _prices(open_, ranks)
-        chosen = np.flatnonzero((worth > _MARGIN) & _best_in_its_bins(open_.bins, worth))
-        if len(chosen) == 0:
+        fresh = fresh.take(np.flatnonzero(consistent)).but(proposed)
+        proposed, pool = np.concatenate([proposed, fresh.words]), pool.joined(fresh)
+        worth = _gains(pool, residual, None, floor) - spex_prior.prices(
+            pool.supports, pool.sizes, ranks
+        )
+        chosen = (worth > _MARGIN) & _best_in_its_bins(pool.bins, worth)
+        if not chosen.any():
             if not soft or len(found.words) == ranked_at:
                 break
+            if n_patterns == 1:
+                n_patterns, seen[:] = _N_PATTERNS, np.inf
+                continue
             ranked_at = len(found.words)
-            ranks = _ranks(found, coefficients)
-            pool = pool.with_new(_Terms.of(coded, level, _listed(code, ranks, order)))
+            ranks = spex_prior.ranks(code.n_message, found.supports, coefficients)
+            listed = spex_prior.listed(ranks, code.t, order)
+            fresh = _Terms.of(coded, level, listed).but(proposed)
+            proposed, pool = np.concatenate([proposed, fresh.words]), pool.joined(fresh)
             continue
-        found = found.joined(open_.take(chosen))
+        found = found.joined(pool.take(np.flatnonzero(chosen)))
+        pool = pool.take(np.flatnonzero(~chosen))
         kept = np.zeros(len(found.words), np.bool_)
         while not kept.all():
             coefficients = _estimates(found, transform)
             residual = transform - _image(found, coefficients, transform.shape)
-            kept = _gains(found, residual, coefficients, floor) > _prices(found, ranks)
-            dropped = np.concatenate([dropped, found.words[~kept]])
+            gains = _gains(found, residual, coefficients, floor)
+            kept = gains > spex_prior.prices(found.supports, found.sizes, ranks)
             found, coefficients = found.take(np.flatnonzero(kept)), coefficients[kept]
     return found.supports
 
@@ -106,10 +112,10 @@ class _Terms:
     def take(self, rows: npt.NDArray[np.intp]) -> _Terms:
         return replace(
             self,
-            supports=self.supports[rows],
-            words=self.words[rows],
-            sizes=self.sizes[rows],
-            bins=self.bins[rows],
+            supports=self.supports.take(rows, axis=0),
+            words=self.words.take(rows),
+            sizes=self.sizes.take(rows),
+            bins=self.bins.take(rows, axis=0),
         )
 
     def joined(self, other: _Terms) -> _Terms:
@@ -121,17 +127,17 @@ class _Terms:
             bins=np.concatenate([self.bins, other.bins]),
         )
 
-    def with_new(self, other: _Terms) -> _Terms:
-        both = self.joined(other)
-        _, first = np.unique(both.words, return_index=True)
-        return both.take(np.sort(first)) if len(first) < len(both.words) else both
+    def but(self, known: Words) -> _Terms:
+        """Each once, without those whose words are among the distinct ``known``."""
+        words, first = np.unique(self.words, return_index=True)
+        return self.take(first[np.isin(words, known, assume_unique=True, invert=True)])
 
     def signs(self) -> Floats:
         """The signs that each support has at each delay, +-1 (k, P + 1); the first is always +1."""
         octets = self.words.astype("<u8").view(np.uint8).reshape(-1, 8)
-        bits = np.unpackbits(octets, axis=1, count=self.code.n_parity, bitorder="little")
         signs = np.ones((len(self.words), 1 + self.code.n_parity))
-        signs[:, 1:] -= 2.0 * bits
+        parities = SIGNS.take(octets, axis=0).reshape(len(signs), -1)
+        signs[:, 1:] = parities[:, : self.code.n_parity]
         return signs
 
 
@@ -150,22 +156,21 @@ def _worth_decoding(residual: Floats, seen: Floats, floor: float) -> npt.NDArray
     return np.flatnonzero((energy > noise * (1 + (2 / delays) ** 0.5)) & changed)
 
 
-def _candidates(code: BCH, bins: Floats, soft: bool) -> tuple[Positions, npt.NDArray[np.intp]]:
+def _candidates(code: BCH, bins: Floats, n_patterns: int) -> tuple[Positions, npt.NDArray[np.intp]]:
     """Supports decoded from bins (r, P + 1) as if each held one, and the row of each, (k, t), (k,).
 
     A bit is whether a delay's sign differs from that of delay zero. Soft: Chase's second algorithm
     (1972) with the patterns of least total reliability |U| among the 2t least reliable signs.
     Delay zero is one of them: with its sign flipped, every bit is.
     """
-    n_patterns = 1
     bits = (bins[:, 1:] < 0) ^ (bins[:, :1] < 0)
     octets = np.zeros((len(bins), 8), np.uint8)
     packed = np.packbits(bits, axis=1, bitorder="little")
     octets[:, : packed.shape[1]] = packed
     words = octets.view("<u8").astype(np.uint64)  # (r, 1)
-    if soft:
+    if n_patterns > 1:
         depth = min(2 * code.t, bins.shape[1])
-        n_patterns = min(_N_PATTERNS, 2**depth)
+        n_patterns = min(n_patterns, 2**depth)
         reliability = np.abs(bins)
         weakest = np.argpartition(reliability, depth - 1, axis=1)[:, :depth]
         every = np.uint64(2**code.n_parity - 1)
@@ -188,27 +193,40 @@ def _gains(terms: _Terms, residual: Floats, own: Floats | None, floor: float) ->
     contributes ``(P + 1) / 2 ln(energy without / energy with)``; the coefficient is common to the
     groups, weighted by the bins' precision. ``own``: what of each term is already subtracted.
     """
-    delays = residual.shape[1]
-    block = max(1, _BLOCK // (terms.bins.shape[1] * delays))
+    n_delays = residual.shape[1]
     parts = [np.zeros(0)]
-    power = np.einsum("rp,rp->r", residual, residual) / delays
-    for start in range(0, len(terms.words), block):
-        some = terms.take(np.arange(start, min(start + block, len(terms.words))))
-        signs = some.signs()
-        match = np.stack(
-            [np.einsum("kp,kp->k", residual[column], signs) for column in some.bins.T], axis=1
-        )
-        match /= delays
-        energy = power[some.bins]
+    power = np.einsum("rp,rp->r", residual, residual) / n_delays
+    sums = _partial_sums(residual)
+    for start in range(0, len(terms.words), _BLOCK):
+        words = terms.words[start : start + _BLOCK].view(np.int64)
+        bins = np.ascontiguousarray(terms.bins[start : start + _BLOCK].T)  # (C, block)
+        match = residual[:, 0].take(bins)
+        for i, table in enumerate(sums):
+            match += table.take(16 * bins + (words >> 4 * i & 15))
+        match /= n_delays
+        energy = power.take(bins)
         if own is not None:
-            back = own[start : start + block, None]
+            back = own[start : start + _BLOCK]
             energy = energy + back * (2 * match + back)
             match = match + back
         precision = 1 / (np.maximum(energy - match**2, 0) + floor)
-        value = np.sum(precision * match, axis=1, keepdims=True) / precision.sum(axis=1)[:, None]
+        value = np.sum(precision * match, axis=0) / precision.sum(axis=0)
         left = np.maximum(energy - value * (2 * match - value), 0)
-        parts.append(delays / 2 * np.log((energy + floor) / (left + floor)).sum(axis=1))
+        parts.append(n_delays / 2 * np.log((energy + floor) / (left + floor)).sum(axis=0))
     return np.concatenate(parts)
+
+
+def _partial_sums(residual: Floats) -> Floats:
+    """For each 4 delays after the first, what they add to a match: by bin and their 4 signs.
+
+    (P / 4 rounded up, bins * 16): each sign pattern once for a bin, and not for each term in it.
+    """
+    n_bins, n_delays = residual.shape
+    padded = np.zeros((n_bins, -(-(n_delays - 1) // 4) * 4))
+    padded[:, : n_delays - 1] = residual[:, 1:]
+    fours = padded.reshape(n_bins, -1, 4).transpose(1, 0, 2)
+    sums: Floats = fours @ SIGNS[:16, :4].T
+    return sums.reshape(len(fours), -1)
 
 
 def _best_in_its_bins(bins: npt.NDArray[np.int64], worth: Floats) -> Bools:
@@ -239,61 +257,3 @@ def _image(terms: _Terms, coefficients: Floats, shape: tuple[int, ...]) -> Float
     for column in terms.bins.T:
         np.add.at(image, column, contributions)
     return image
-
-
-def _ranks(found: _Terms, coefficients: Floats) -> npt.NDArray[np.intp]:
-    """Features from 1, the most influential, to n, which all without influence share: (n + 1,).
-
-    Influence is ``sum_{S with i} F(S)^2`` over what was found. The last is 0, for the padding.
-    """
-    n = found.code.n_message
-    influence = np.bincount(
-        found.supports.ravel(),
-        weights=np.repeat(coefficients**2, found.code.t),
-        minlength=n + 1,
-    )
-    ranks = np.zeros(n + 1, dtype=np.intp)
-    ranks[np.argsort(-influence[:n], kind="stable")] = np.arange(1, n + 1)
-    ranks[:n][influence[:n] == 0] = n
-    return ranks
-
-
-def _prices(terms: _Terms, ranks: npt.NDArray[np.intp]) -> Floats:
-    """What naming each support costs, in nats (k,): -ln of its prior up to a common factor.
-
-    ``ln C(n, d)`` names any of its order d. Naming the rank r of its least influential member
-    first, by a 1 / r prior, and then the support among the ``C(r, d)``, costs ``ln C(r, d)`` and
-    the normalisation: less where influential features interact, as they do in language
-    (heredity: Bien, Taylor & Tibshirani 2013).
-    """
-    n = terms.code.n_message
-    least = ranks[terms.supports].max(axis=1)
-    by_order = _log_comb(n, terms.sizes)
-    by_rank = _log_comb(least, terms.sizes) + np.log(np.maximum(terms.sizes, 1) * (1 + np.log(n)))
-    return np.asarray(np.minimum(by_order, by_rank), dtype=np.float64)
-
-
-def _listed(code: BCH, ranks: npt.NDArray[np.intp], max_order: int) -> Positions:
-    """All supports among the most influential features, as many for each order as can be listed.
-
-    All features for order 1. Features that share the last rank compete only where all can.
-    """
-    n = code.n_message
-    ordered = np.argsort(ranks[:n], kind="stable")
-    rows = [np.full((1, code.t), n, np.int16)]
-    for order in range(1, max_order + 1):
-        top = n
-        while order > 1 and comb(top, order) > _MAX_LISTED:
-            top -= 1
-        if top < n:
-            top = min(top, int(np.count_nonzero(ranks[:n] < n)))
-        listed = np.array(list(combinations(range(top), order)), np.intp).reshape(-1, order)
-        rows.append(np.full((len(listed), code.t), n, np.int16))
-        rows[-1][:, :order] = np.sort(ordered[listed], axis=1)
-    return np.concatenate(rows)
-
-
-def _log_comb(n: npt.NDArray[np.intp] | int, k: npt.NDArray[np.intp]) -> Floats:
-    """``ln C(n, k)``, broadcast, for 0 <= k <= n < 2048: what BCH codes have positions for."""
-    logs: Floats = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, 2048)))])
-    return logs[n] - logs[k] - logs[n - k]

@@ -2,14 +2,16 @@ from math import comb
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spex_engine.coded_design import draw_coded
 from spex_engine.designs import (
     anchor_masks,
     draw_design,
     enumerate_masks,
     near_full_masks,
+    redraw,
     uniform_masks,
 )
 
@@ -160,3 +162,40 @@ def test_seeds_differ() -> None:
 def test_what_cannot_be_had(arguments: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw_design(*arguments)
+
+
+# ---- drawn anew --------------------------------------------------------------------------------
+
+
+@settings(max_examples=60)
+@given(plans(), st.floats(0, 1), st.integers(0, 40), st.integers(0, 9))
+def test_a_design_drawn_anew_keeps_what_was_asked(
+    plan: tuple[int, int, int, int, int], share: float, n_test: int, n_near: int
+) -> None:
+    n, size, n_held_out, seed, _ = plan
+    before = draw_design(n, size, n_held_out, seed)
+    asked = round(share * size)
+    free = 2**n - size if n < 20 else size
+    if n < 12 and free < 2 * size:
+        return  # no room for others: nobody draws anew where nearly every mask is asked for
+    after = redraw(before, asked, n_test, n_near, seed)
+    assert len(after.masks) == size == distinct(after.masks)
+    np.testing.assert_array_equal(after.masks[:asked], before.masks[:asked])
+    np.testing.assert_array_equal(after.held_out[:asked], before.held_out[:asked])
+    near = list(after.near_full)
+    assert after.held_out[near].all()
+    dropped = n - after.masks[near].sum(axis=1)
+    assert ((dropped >= 1) & (dropped <= 3)).all()
+    uniform = after.held_out.sum() - len(near)
+    assert uniform <= max(n_test, before.held_out[:asked].sum())
+
+
+def test_features_left_out_alone_are_made_up_for() -> None:
+    coded = draw_coded(24, 800, seed=1).design
+    after = redraw(coded, 128, 90, 40, seed=1)
+    assert len(after.near_full) == 40
+    assert after.held_out.sum() - 40 == 90
+    alone = {mask.tobytes() for mask in ~np.eye(24, dtype=np.bool_)}
+    asked = {mask.tobytes() for mask in coded.masks[:128]}
+    assert alone - asked
+    assert alone <= asked | {mask.tobytes() for mask in after.masks[list(after.near_full)]}

@@ -1,5 +1,6 @@
 """Each estimator on functions whose coefficients are known."""
 
+import sys
 from itertools import combinations
 
 import numpy as np
@@ -281,10 +282,54 @@ def test_auto_goes_as_far_as_it_may() -> None:
     assert (only.max_order, only.why) == (1, "linear of order 1: no higher order was asked for")
 
 
-def test_auto_prefers_the_lower_of_equal_orders(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = [1 - 1e-12, 1.0, 1.0]
-    monkeypatch.setattr(selection, "_held_out_scores", lambda *_: scores)
-    assert selection.choose(draw_design(8, 100).masks, np.arange(100.0)).max_order == 1
+@pytest.mark.parametrize(
+    ("scores", "chosen"),
+    [
+        ([1 - 1e-4, 1.0, 1.0], ("linear", 1)),  # as good: the plainest
+        ([0.5, 0.8, 0.9], ("gp", None)),
+        ([0.5, 0.9, 0.8], ("linear", 2)),  # better by far
+        ([0.5, 0.9, 0.89], ("gp", None)),  # by less than its standard error
+    ],
+)
+def test_auto_takes_a_lead_for_luck_unless_it_is_clear(
+    monkeypatch: pytest.MonkeyPatch, scores: list[float], chosen: tuple[str, int | None]
+) -> None:
+    monkeypatch.setattr(selection._Contest, "scores", lambda contest: scores)
+    monkeypatch.setattr(selection._Contest, "_clearly_better", lambda *_: False)
+    choice = selection.choose(draw_design(8, 100).masks, np.arange(100.0))
+    assert (choice.method, choice.max_order) == chosen
+
+
+def test_a_lead_is_clear_beyond_its_standard_error() -> None:
+    masks, values = draw_design(8, 60).masks, np.arange(60.0)
+    contest = selection._Contest.of(masks, values, seed=0)
+    gains = np.random.default_rng(0).normal(0.5, 1.0, size=60)  # mean / error: about 3.9
+    contest.errors.extend([np.ones(60) * 9 - gains, np.ones(60) * 9])
+    assert contest._clearly_better(0, 1)
+    assert not contest._clearly_better(1, 0)
+    contest.errors[0] = np.ones(60) * 9 - np.resize([9.0, -8.9], 60)  # mean / error: 0.04
+    assert not contest._clearly_better(0, 1)
+
+
+def test_auto_tries_trees_where_the_others_leave_much_unexplained() -> None:
+    rng = np.random.default_rng(0)
+    masks = rng.integers(0, 2, (300, 20)).astype(np.bool_)
+    hard = masks[:, 0] * masks[:, 1:4].sum(axis=1) * masks[:, 5] + rng.normal(size=300)
+    assert "ProxySPEX" in selection.choose(masks, hard).why
+    assert "ProxySPEX" not in selection.choose(masks, hard, trees=False).why
+    assert "ProxySPEX" not in selection.choose(masks, 1.0 * masks[:, 0] * masks[:, 1]).why
+
+
+def test_auto_says_why_trees_were_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = draw_design(12, 100).masks
+    noise = np.random.default_rng(0).normal(size=100)
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    assert "ProxySPEX was not tried: method: 'proxyspex' needs LightGBM" in (
+        selection.choose(masks, noise).why
+    )
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    assert "LightGBM and torch do not get on" in selection.choose(masks, noise).why
 
 
 def test_auto_tries_no_pairs_on_few_samples() -> None:
