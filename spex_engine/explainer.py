@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spex_engine import threads
 from spex_engine.coded_design import least_budget
 from spex_engine.convergence import ENOUGH_TEST, Evidence, settled
 from spex_engine.designs import Design, draw_design
@@ -118,7 +119,8 @@ def explain(
             round_end = _round_end(asked, size, design.rounds, before is not None and before.good)
         end = _whole(asked * _CHOOSING, round_end) if task.chooses else round_end
         if asked:
-            task = task.revised(values[:asked], end, *_test_sizes(size))
+            with threads.for_fit(asked):
+                task = task.revised(values[:asked], end, *_test_sizes(size))
             design = task.design
         with closing(arrivals(evaluator, design.masks[asked:end], stop)) as portions:
             for rows, arrived in portions:
@@ -139,7 +141,8 @@ def explain(
         counts = not every and (not design.rounds or asked >= design.rounds[0])
         could_settle = counts and _n_test(design, values) >= ENOUGH_TEST
         if on_progress or could_settle or asked == size:
-            fitted, fitted_at = task.fit(values[:asked], last=asked == size), asked
+            with threads.for_fit(asked):
+                fitted, fitted_at = task.fit(values[:asked], last=asked == size), asked
             after = fitted.evidence if counts else None
             converged = before is not None and after is not None and settled(before, after)
             before = after
@@ -148,7 +151,9 @@ def explain(
     if asked == size and np.isnan(values).all():
         raise ValueError(f"game: all {size} evaluations failed (NaN), nothing to explain")
     if fitted is None or (stop.said and done[fitted_at:].any()):
-        fitted = task.fit(values[: _usable(design, done)])
+        usable = _usable(design, done)
+        with threads.for_fit(usable):
+            fitted = task.fit(values[:usable])
     if every and np.isfinite(values).all():
         converged = True
     explanation = _explanation(task, fitted, values, done, started, converged)
@@ -165,7 +170,9 @@ def fit(masks: Masks, values: npt.ArrayLike, method: str = "auto", seed: int = 0
     """
     chosen = estimator(method)
     masks, measured = checked_samples(masks, values)
-    return chosen(masks, measured, seed=_integer("seed", seed, 0))
+    seed = _integer("seed", seed, 0)
+    with threads.for_fit(len(masks)):
+        return chosen(masks, measured, seed=seed)
 
 
 class _Stop:

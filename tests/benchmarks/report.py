@@ -109,6 +109,21 @@ def error_bars(rows: list[Row]) -> str:
     return _markdown(["games", "runs", "calls", *shares_of, "R²"], lines)
 
 
+def chosen_masks(rows: list[Row]) -> str:
+    """Mean R2 with chosen and with drawn masks, by calls, and by how much the first is better."""
+    calls = sorted({row["calls"] for row in rows})
+    lines: list[list[object]] = []
+    for game in sorted({row["game"] for row in rows}):
+        line: list[object] = [game]
+        for m in calls:
+            of = _where(rows, game=game, calls=m)
+            gain = bars.mean_gain(of, "chosen", "drawn")
+            mean = statistics.fmean(row["r2"] for row in _where(of, method="chosen"))
+            line.append(f"{mean:.3f} ({gain:+.3f})" if gain is not None else "")
+        lines.append(line)
+    return _markdown(["game", *(f"{m:,} calls" for m in calls)], lines)
+
+
 def scale(rows: list[Row]) -> str:
     def cell(of: list[Row]) -> str:
         if of[0]["seconds"] is None:
@@ -152,6 +167,7 @@ TABLES: dict[str, dict[str, Table]] = {  # of each results file
         "indices-fbii": indices_fbii,
     },
     "error_bars": {"error-bars": error_bars},
+    "chosen_masks": {"chosen-masks": chosen_masks},
     "scale": {"scale": scale},
     "methods": {"methods": methods},
 }

@@ -15,7 +15,9 @@ import pytest
 from spex_engine import SparseFourier
 
 HERE = Path(__file__).parent
-SPEX_ALONE = ("spex_peers", "synthetic", "error_bars", "scale", "recorded", "methods")
+SPEX_ALONE = (
+    "spex_peers", "synthetic", "error_bars", "scale", "recorded", "chosen_masks", "methods",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +37,10 @@ def toy() -> SparseFourier:
 def run(name: str, path: Path) -> list[dict]:
     bench, games, module = load("bench"), load("games"), load(name)
     rows = bench.Rows.open(path / f"{name}.jsonl")
-    if name == "recorded":
+    if name in ("recorded", "chosen_masks"):
         masks = np.random.default_rng(0).random((700, 6)) < 0.5
         pool = games.Recorded("toy_n6", masks, toy().predict(masks))
-        module.run(rows, [pool], module.TINY, False)
+        module.run(rows, [pool], module.TINY, *([False] if name == "recorded" else []))
     elif name == "error_bars":
         module.run(rows, module.TINY, None)
     elif name == "synthetic":
