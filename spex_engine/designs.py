@@ -17,6 +17,7 @@ from spex_engine.fourier import Masks
 
 MAX_ENUMERATED = 26  # features: 2**26 masks take 1.7 GB, more is a mistake and no plan
 NEAR = 3  # a mask without so many features is still near the full one
+_REDRAWN = 2  # stream of random numbers for masks drawn anew
 _PAIRED = 4  # times the features: so many masks to fit come in pairs
 _EARLY = 1.5  # after a share x of the other masks, x^(2/3) of the held-out ones have come
 
@@ -55,7 +56,7 @@ def draw_design(
     them, fewer random masks would say little), then uniform masks. Of those to fit the first 4 n
     are each followed by their complement: pairing makes characters of odd and even order orthogonal
     in the sample, which is worth most while effects of single features are what is learnt; later,
-    masks of their own say more (docs/benchmarks.md). Held-out ones are spread among these, denser
+    masks of their own say more about the rest. Held-out ones are spread among these, denser
     at the start. ``size`` may be up to 2**n: then the design is every mask. ValueError for sizes
     that cannot be had.
     """
@@ -87,13 +88,13 @@ def redraw(design: Design, asked: int, n_test: int, n_near: int, seed: int) -> D
 
     They are the leave-one-out masks that are still missing where ``size >= 4 n``, held out for
     their nearness, and uniform masks, so many of them held out that there are ``n_test`` uniform
-    and ``n_near`` near-full ones in all; fewer where there is no room. ``seed`` is another than
-    that of the design.
+    and ``n_near`` near-full ones in all; fewer where there is no room.
+    ``seed`` may be that of the design: what it draws here is not drawn there.
     """
     size, n = design.masks.shape
     near_before = tuple(row for row in design.near_full if row < asked)
     kept = Design(design.masks[:asked], design.held_out[:asked], design.n_anchors, near_before)
-    rng = np.random.default_rng([seed, asked])
+    rng = np.random.default_rng([seed, asked, _REDRAWN])
     taken = {mask.tobytes() for mask in kept.masks}
     spare = size - asked
     near = [mask for mask in anchor_masks(n, size)[2:] if mask.tobytes() not in taken][:spare]

@@ -74,12 +74,13 @@ def explain(
     """Explain ``game``, which maps masks bool (m, n) to values float (m,), within ``budget`` masks.
 
     ``game`` is a function, asked for up to 64 masks at once, or an `evaluation.Evaluator`, asked
-    for whole rounds. The budget bounds the distinct masks asked for, full, empty and held-out ones
-    included; each is asked for once. A value that is NaN (or infinite) is an evaluation that
-    failed: left out and counted. All 2**n masks are measured where they fit the budget ("auto",
-    "spex") or are demanded ("exact"). Otherwise, from a budget of 64, 15% of the masks (16 or
-    more) are held out from the fit to judge it; from 256 it is 1/8 uniform ones (up to 256) and
-    1/16 near-full ones (up to 64). "spex" samples masks of its own, with at least 32 held out;
+    for whole rounds or their parts. The budget bounds the distinct masks asked for, full, empty and
+    held-out ones included; each is asked for once. A value that is NaN (or infinite) is an
+    evaluation that failed: left out and counted. All 2**n masks are measured where they fit the
+    budget ("auto", "spex") or are demanded ("exact"). Otherwise, from a budget of 64, 15% of the
+    masks (16 or more) are held out from the fit to judge it; from 256 it is 1/8 uniform ones (up to
+    256) and 1/16 near-full ones (up to 64). "spex" samples masks of its own, with at least 32 held
+    out;
     "auto" begins with them from twice the least budget of "spex", and goes over to uniform ones
     where these first ones show that no code is needed. After the first ones, "gp" and "auto"
     choose the masks to fit by what they would tell (`estimators.next_masks`), up to 1500 samples.
@@ -112,12 +113,13 @@ def explain(
     values, done = np.full(size, np.nan), np.zeros(size, np.bool_)
     asked = reported = round_end = fitted_at = 0
     fitted: Fitted | None = None
+    quick = False  # whether a better fit of the same values could be had
     before: Evidence | None = None  # of the round before, where it may count
     converged = False
     while asked < size and not converged:
         if asked == round_end:
             round_end = _round_end(asked, size, design.rounds, before is not None and before.good)
-        end = _whole(asked * _CHOOSING, round_end) if task.chooses else round_end
+        end = _whole(asked * _CHOOSING, round_end) if task.chooses(asked) else round_end
         if asked:
             with threads.for_fit(asked):
                 task = task.revised(values[:asked], end, *_test_sizes(size))
@@ -143,6 +145,7 @@ def explain(
         if on_progress or could_settle or asked == size:
             with threads.for_fit(asked):
                 fitted, fitted_at = task.fit(values[:asked], last=asked == size), asked
+            quick = asked < size
             after = fitted.evidence if counts else None
             converged = before is not None and after is not None and settled(before, after)
             before = after
@@ -150,7 +153,7 @@ def explain(
                 on_progress(_explanation(task, fitted, values, done, started))
     if asked == size and np.isnan(values).all():
         raise ValueError(f"game: all {size} evaluations failed (NaN), nothing to explain")
-    if fitted is None or (stop.said and done[fitted_at:].any()):
+    if fitted is None or (stop.said and (quick or done[fitted_at:].any())):
         usable = _usable(design, done)
         with threads.for_fit(usable):
             fitted = task.fit(values[:usable])

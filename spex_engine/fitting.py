@@ -30,6 +30,9 @@ _PREDICTABLE = 0.4  # and the R2 there at which it can;
 _RICH, _PREDICTABLE_RICH = 4, 0.7  # times the least budget: the more bins, the better a code does
 _MOST_TO_CHOOSE_BY = 1500  # samples up to which "gp" chooses its next masks: each time costs a fit
 _N_CANDIDATES = 1024  # of which it chooses them
+_LUCK = 0.01  # R2 by which a code must be better on the few held-out masks
+_CHOSEN = 1  # stream of random numbers for candidates
+_FEWEST_FOR_RARE = 10  # features from which full, empty and leave-one-out masks are no chance draws
 _FEWEST_OTHERS = 32  # samples to fit before those of special masks can be spared
 _WORSE = 0.2  # R2 near the full prompt so much below the other is said,
 _MATERIAL = 0.1  # if the error there is more than this share of how values vary over all masks
@@ -91,7 +94,8 @@ class Task:
         if self.plan is not None and self.method != "auto" and train.any():
             fourier, notes = self.plan.fit(values)
             return self._judged(fourier, notes, values, test)
-        if not train.any():  # all but held-out ones failed: rather a fit than a judgement
+        judgeable = bool(train.any())
+        if not judgeable:  # all but held-out ones failed: rather a fit than a judgement
             train, test = test, train
         train = self._without_anchors(train)
         method, max_order, notes = self.method, self.max_order, ()
@@ -108,7 +112,7 @@ class Task:
             masks[train], values[train], max_order=max_order, seed=self.seed
         )
         fitted = self._judged(fourier, notes, values, test)
-        return self._or_decoded(fitted, values, test)
+        return self._or_decoded(fitted, values, test) if judgeable else fitted
 
     def _or_decoded(self, other: Fitted, values: Floats, test: Rows) -> Fitted:
         """What "auto" decodes from coded masks, if it predicts held-out ones better than ``other``.
@@ -122,16 +126,22 @@ class Task:
         fourier, notes = self.plan.fit(values)
         decoded = self._judged(fourier, notes, values, test)
         new, old = decoded.faithfulness.r2, other.faithfulness.r2
-        if fourier.method not in PLANS or new is None or old is None or new <= old:
+        if fourier.method not in PLANS or new is None or old is None or new <= old + _LUCK:
             return other
         why = f"{fourier.method}: R2 {new:.2f} on held-out masks, where the next best has {old:.2f}"
-        return replace(decoded, notes=(f"{why}: {other.notes[0]}", *decoded.notes))
+        judged = replace(
+            decoded.faithfulness, how=f"{decoded.faithfulness.how}, which also chose the method"
+        )
+        notes = (f"{why}: {other.notes[0]}", *decoded.notes)
+        return replace(decoded, faithfulness=judged, notes=notes)
 
-    @property
-    def chooses(self) -> bool:
-        """Whether the next masks are chosen by what is known."""
+    def chooses(self, asked: int) -> bool:
+        """Whether the masks after the first ``asked`` are chosen by what is known."""
+        size, n = self.design.masks.shape
         by_process = self.method in ("gp", "auto") and self.max_order != 1
-        return by_process and self.plan is None and not self.exact
+        room = n >= (size + _N_CANDIDATES).bit_length()  # for masks that are not in the design
+        few = asked <= _MOST_TO_CHOOSE_BY
+        return by_process and room and few and self.plan is None and not self.exact
 
     def revised(self, values: Floats, end: int, n_test: int, n_near: int) -> Task:
         """The task for what is still to be asked, once the values (j,) of the first j masks are in.
@@ -149,7 +159,7 @@ class Task:
         look = max(_FEWEST_TO_LOOK, 2 * n) <= len(values) <= most
         if self.method == "auto" and self.plan is not None and look:
             task = self._without_code(values, train, test, n_test, n_near)
-        if task.chooses and train.sum() <= _MOST_TO_CHOOSE_BY:
+        if task.chooses(len(values)):
             task = task._informative(values, train, end)
         return task
 
@@ -177,13 +187,15 @@ class Task:
     def _informative(self, values: Floats, train: Rows, end: int) -> Task:
         """In the place of the uniform masks that would be fitted next, more informative ones."""
         asked, n = len(values), self.design.masks.shape[1]
+        rows = asked + np.flatnonzero(~self.design.held_out[asked:end])
+        rows = rows[rows >= self.design.n_anchors][:_N_CANDIDATES]
+        if len(rows) == 0:
+            return self
         train = self._without_anchors(train)
         posterior = Posterior.of(self.design.masks[:asked][train], values[train])
-        rows = asked + np.flatnonzero(~self.design.held_out[asked:end])
-        rows = rows[rows >= self.design.n_anchors]
-        if posterior is None or n < (len(self.design.masks) + _N_CANDIDATES).bit_length():
+        if posterior is None:
             return self
-        rng = np.random.default_rng([self.seed, asked])
+        rng = np.random.default_rng([self.seed, asked, _CHOSEN])
         candidates = uniform_masks(n, _N_CANDIDATES, self.design.masks, rng)
         masks = self.design.masks.copy()
         order = n if self.max_order is None else min(n, self.max_order)
@@ -196,9 +208,12 @@ class Task:
         A fit speaks of the mean over all masks, where such masks hardly ever occur; a handful of
         them would pull a regression into a corner that it cannot follow.
         """
+        masks, n = self.design.masks[: len(train)], self.design.masks.shape[1]
         others = train.copy()
         others[: self.design.n_anchors] = False
-        n = self.design.masks.shape[1]
+        if n >= _FEWEST_FOR_RARE:
+            kept = masks.sum(axis=1)
+            others &= (kept > 0) & (kept < n - 1)
         return others if others.sum() >= max(_FEWEST_OTHERS, 4 * n) else train
 
     def _judged(

@@ -7,20 +7,36 @@ BLAS is limited, and only while a fit runs.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from threading import Lock
+from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
 _LARGE = 3000  # samples from which matrices are large enough for all cores
 
+# the limit is the process's: of fits that overlap the first one sets it, the last one lifts it
+_lock = Lock()
+_limits: list[Any] = []  # the limit that is set, once for each fit under it
 
-def for_fit(n_samples: int) -> AbstractContextManager[object]:
+
+@contextmanager
+def for_fit(n_samples: int) -> Iterator[None]:
     """Within this context, BLAS has one thread for so many samples, or as many as it had."""
     if n_samples >= _LARGE:
-        return nullcontext()
-    limited: AbstractContextManager[object] = _controller().limit(limits=1, user_api="blas")
-    return limited
+        yield
+        return
+    with _lock:
+        _limits.append(_limits[-1] if _limits else _controller().limit(limits=1, user_api="blas"))
+    try:
+        yield
+    finally:
+        with _lock:
+            limit = _limits.pop()
+            if not _limits:
+                limit.restore_original_limits()
 
 
 @cache

@@ -20,8 +20,9 @@ def next_masks(posterior: Posterior, candidates: Masks, count: int, max_order: i
     One after the other, the one whose value is expected to lower the total variance of the 300
     largest coefficients of order 1 and more most, given all before it: for a value with covariance
     ``c`` (k,) with these coefficients and variance ``v``, that is ``|c|^2 / v``. What the other
-    coefficients leave open counts as noise. Which values come does not matter for a variance, so
-    nothing needs to be known of them. ValueError where there are fewer candidates.
+    coefficients leave open counts as noise. Given the prior, a posterior variance depends on the
+    masks and not on the values, so nothing needs to be known of those to come. ValueError where
+    there are fewer candidates.
     """
     if not 0 <= count <= len(candidates):
         raise ValueError(f"count: {count}, expected 0..{len(candidates)}")

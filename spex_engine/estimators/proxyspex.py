@@ -47,7 +47,7 @@ def fit(
     """
     m, n = masks.shape
     scale = float(values.std())
-    if scale <= 1e-12 * max(1.0, float(np.abs(values).max())):
+    if scale <= 1e-12 * float(np.abs(values).max()):
         return SparseFourier(n, "proxyspex", ((),), np.array([values.mean()]), np.zeros(1))
     order = min(n, _MAX_ORDER if max_order is None else min(max_order, _MAX_ORDER))
     folds = paired_folds(masks, _FOLDS, np.random.default_rng(seed))

@@ -68,14 +68,16 @@ def choose(
     candidates = [
         Candidate("linear", order, f"linear of order {order}")
         for order in range(1, wanted + 1)
-        if order == 1 or sensible(m, n, order)
+        if (m * n <= linear.MAX_ENTRIES if order == 1 else sensible(m, n, order))
     ]
     if wanted > 1 and m >= _FEWEST_FOR_GP:
         candidates.append(Candidate("gp", max_order, "Gaussian process"))
-    if len(candidates) == 1:
+    if {candidate.method for candidate in candidates} <= {"linear"} and len(candidates) < 2:
         few = "no higher order was asked for" if wanted < 2 else f"{m} masks are too few for pairs"
         return Choice("linear", 1, f"linear of order 1: {few}")
     contest = _Contest.of(masks, values, seed)
+    if not contest.parts:
+        return Choice("linear", 1, "linear of order 1: the same mask again and again shows no more")
     for candidate in candidates:
         contest.enter(candidate)
     unexplained = max(contest.scores()) < _ENOUGH

@@ -67,7 +67,7 @@ class Posterior:
     def of(cls, masks: Masks, values: Floats) -> Posterior | None:
         """From masks bool (m, n) and finite values (m,). None where the values do not vary."""
         mean, scale = float(values.mean()), float(values.std())
-        if masks.shape[1] == 0 or scale <= 1e-12 * max(1.0, float(np.abs(values).max())):
+        if masks.shape[1] == 0 or scale <= 1e-12 * float(np.abs(values).max()):
             return None
         if len(masks) > _MAX_TUNED:  # which samples come first must not matter
             order = np.random.default_rng(_SHUFFLE).permutation(len(masks))

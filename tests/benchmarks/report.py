@@ -99,11 +99,12 @@ def error_bars(rows: list[Row]) -> str:
     lines = []
     for kind, calls in _distinct(rows, "kind", "calls"):
         of = _where(rows, kind=kind, calls=calls)
-        shares = [
-            f"{100 * bars.share(of, f'{group}_{what}', group):.1f}%"
-            for group in ("largest", "random")
-            for what in ("covered", "listed")
-        ]
+        shares = []
+        for group in ("largest", "random"):
+            each = [row[f"{group}_covered"] / row[group] for row in of]
+            error = statistics.stdev(each) / len(each) ** 0.5 if len(each) > 1 else math.nan
+            shares.append(f"{100 * statistics.fmean(each):.1f}% ± {100 * error:.1f}")
+            shares.append(f"{100 * bars.share(of, f'{group}_listed', group):.1f}%")
         lines.append([kind, len(of), calls, *shares, f"{_median(of, 'r2'):.3f}"])
     shares_of = ("largest covered", "largest listed", "random covered", "random listed")
     return _markdown(["games", "runs", "calls", *shares_of, "R²"], lines)

@@ -6,9 +6,9 @@ For each size: 50 terms of order 1 to 4 with coefficients of 0.5 to 1.5 and eith
 deviation 0.3 on every value, and the calls of SPEX (arXiv 2502.13870) with C = 3, t = 5 and the b
 given. Each draws its own masks of the same function. ``seconds`` is decoding and regression alone:
 masks and the game's values are there, and what is compiled at first use has been compiled.
-``recall``: true terms found with more than 0.25; ``precision``: of the interactions found with more
-than 0.25; ``r2``: against the function without noise, on masks none has seen. Spex also runs where
-the peers would take hours (n = 1000), and each of its cells runs in a process of its own, so that
+``recall``: true terms found with more than 0.25; ``precision``: of the terms found with more than
+0.25; ``r2``: against the function without noise, on masks none has seen. Spex also runs where the
+peers would take hours (n = 1000), and each of its cells runs in a process of its own, so that
 ``peak_mib`` is that cell's.
 """
 
@@ -63,11 +63,10 @@ def judged(f: SparseFourier, game: games.Game) -> bench.Row:
     assert game.truth is not None
     true = set(game.truth.supports)
     found = {s for s, coefficient in f.to_dict().items() if s and abs(coefficient) > FOUND}
-    together = {s for s in found if len(s) > 1}
     return {
         "r2": game.score(f),
         "recall": len(found & true) / len(true),
-        "precision": len(together & true) / len(together) if together else None,
+        "precision": len(found & true) / len(found) if found else None,
         "terms": len(f.supports),
     }
 

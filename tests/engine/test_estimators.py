@@ -311,6 +311,23 @@ def test_a_lead_is_clear_beyond_its_standard_error() -> None:
     assert not contest._clearly_better(0, 1)
 
 
+@pytest.mark.parametrize("method", ["gp", "proxyspex", "linear", "auto"])
+def test_the_unit_of_the_values_does_not_matter(method: str) -> None:
+    masks = np.random.default_rng(0).integers(0, 2, (120, 8)).astype(np.bool_)
+    values = masks[:, 0] + 2.0 * masks[:, 1] * masks[:, 2]
+    small = fit(masks, 1e-15 * values, method=method)
+    assert r2(small, masks, 1e-15 * values) == pytest.approx(
+        r2(fit(masks, values, method=method), masks, values), abs=0.01
+    )
+
+
+def test_the_same_mask_again_and_again_is_no_contest() -> None:
+    masks = np.ones((50, 6), np.bool_)
+    choice = selection.choose(masks, np.random.default_rng(0).normal(size=50))
+    assert choice.method == "linear"
+    assert "the same mask again and again" in choice.why
+
+
 def test_auto_tries_trees_where_the_others_leave_much_unexplained() -> None:
     rng = np.random.default_rng(0)
     masks = rng.integers(0, 2, (300, 20)).astype(np.bool_)

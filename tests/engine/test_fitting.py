@@ -6,6 +6,7 @@ import pytest
 import spex_engine as spex
 from spex_engine import SparseFourier
 from spex_engine.coded_design import least_budget
+from spex_engine.estimators import PLANS
 from spex_engine.fourier import Floats, Masks
 
 
@@ -63,3 +64,44 @@ def test_every_code_is_kept_where_only_it_can_help() -> None:
     coded = spex.explain(truth.predict, 24, 700, "spex")
     asked = {mask.tobytes() for mask in e.masks}
     assert {mask.tobytes() for mask in coded.masks} == asked
+
+
+def test_many_failures_leave_room_for_chosen_masks() -> None:
+    """Parts grow with what was asked, whatever came of it: never more than there are candidates."""
+    rng = np.random.default_rng(0)
+    game = lambda masks: np.where(rng.random(len(masks)) < 0.95, np.nan, words(masks[:, :24]))  # noqa: E731
+    e = spex.explain(game, 30, 8000, "gp", max_order=2)
+    assert e.evaluations.computed + e.evaluations.failed == e.evaluations.requested
+
+
+def test_only_held_out_masks_of_a_code_survive() -> None:
+    design = PLANS["spex"](12, 600).design
+    good = {mask.tobytes() for mask in design.masks[design.held_out]}
+    alive = lambda masks: np.array([mask.tobytes() in good for mask in masks])  # noqa: E731
+    e = spex.explain(lambda masks: np.where(alive(masks), masks.sum(axis=1), np.nan), 12, 600)
+    assert e.fourier.predict(design.masks[:1]) == pytest.approx(12.0, abs=1.0)
+    assert e.faithfulness.r2 is None
+
+
+@pytest.mark.parametrize("asked", [128, 129, 192])
+def test_stopped_in_the_middle_it_makes_no_difference_who_listens(asked: int) -> None:
+    def run(listen: bool) -> spex.Explanation:
+        seen = 0
+
+        def game(masks: Masks) -> Floats:
+            nonlocal seen
+            seen += len(masks)
+            return np.sign(words(masks)) * masks[:, 1] * masks[:, 2]
+
+        heard: list[spex.Explanation] = []
+        return spex.explain(
+            game,
+            24,
+            512,
+            on_progress=heard.append if listen else None,
+            should_stop=lambda: seen >= asked,
+        )
+
+    alone, heard = run(False), run(True)
+    assert alone.fourier.to_dict() == heard.fourier.to_dict()
+    assert (alone.notes, alone.faithfulness) == (heard.notes, heard.faithfulness)

@@ -21,6 +21,17 @@ def test_small_fits_take_one_thread_and_give_back_what_there_was() -> None:
             assert blas_threads() == {2}
 
 
+def test_fits_that_overlap_give_back_what_there_was() -> None:
+    with threadpool_limits(2, user_api="blas"):
+        one, two = threads.for_fit(100), threads.for_fit(100)
+        one.__enter__()
+        two.__enter__()
+        one.__exit__(None, None, None)
+        assert blas_threads() == {1}
+        two.__exit__(None, None, None)
+        assert blas_threads() == {2}
+
+
 def test_fits_are_limited_and_games_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, set[int]] = {}
     original = fitting.choose
