@@ -7,7 +7,8 @@ Knows samples only. The kernel of `spectral_prior` is, in the Walsh basis,
 
 so that the coefficient of S has prior variance ``c prod_{j in S} rho_j``: low orders and relevant
 features first, which is the sparsity, low degree and hierarchy that SPEX and ProxySPEX assume, but
-with its scales learnt from the samples by marginal likelihood. Every coefficient then has a
+with its scales learnt from the samples by marginal likelihood. Pairs of neighbours in reading order
+get more (`spectral_prior`). Every coefficient then has a
 posterior mean and variance in closed form (Rasmussen & Williams 2006, eq. 2.25-2.26).
 """
 
@@ -86,9 +87,20 @@ class Posterior:
         return self.prior.variance * float(np.prod((1 + np.exp(-self.prior.theta)) / 2))
 
     def prior_variances(self, supports: list[Support]) -> Floats:
-        """``c prod_{j in S} rho_j`` of each support (k,), for standardised values."""
+        """Of each support's coefficient (k,), for standardised values."""
+        return self._kernels(supports) * self._closer(supports)
+
+    def _kernels(self, supports: list[Support]) -> Floats:
+        """``c prod_{j in S} rho_j`` (k,): what the kernel gives each support."""
         members = _members(supports, len(self.prior.theta))
         return np.asarray(self.constant * np.exp(members @ _log(self.relevances)))
+
+    def _closer(self, supports: list[Support]) -> Floats:
+        """By how much the prior variance of each support (k,) is larger, as one of neighbours."""
+        lags = [s[1] - s[0] if len(s) == 2 else 0 for s in supports]
+        return np.array([1.0, *(1.0 + self.prior.closeness), *[1.0]])[
+            np.minimum(lags, len(self.prior.closeness) + 1)
+        ]
 
     def coefficients(self, supports: list[Support]) -> tuple[Floats, Floats]:
         """Posterior means (k,) and covariance (k, k), in the unit of the values and its square.
@@ -100,6 +112,7 @@ class Posterior:
         """
         theta, prior = self.prior.theta, self.prior
         members, variances = _members(supports, len(theta)), self.prior_variances(supports)
+        by_kernel = 1 / self._closer(supports)  # the share that moves with the parameters
         scaled = characters(self.masks, supports) * variances
         means: Floats = prior.alpha @ scaled
         half = solve_triangular(prior.factor, scaled, lower=True, overwrite_b=True)
@@ -107,7 +120,7 @@ class Posterior:
         relative = np.zeros((len(supports), len(theta) + 2))
         relative[:, :-2] = members * (theta / np.sinh(theta)) - theta / (1 + np.exp(theta))
         relative[:, -2] = 1.0
-        moved = means[:, None] * relative - half.T @ prior.slopes
+        moved = (means * by_kernel)[:, None] * relative - half.T @ prior.slopes
         covariance = np.diag(variances) - half.T @ half
         left = np.maximum(np.diagonal(covariance), 0.0)
         covariance[np.diag_indices_from(covariance)] = left
@@ -130,6 +143,8 @@ class Posterior:
         sizes = rho * np.abs(alpha @ signs) if found else np.zeros(0)
         if max_order > 1:
             pairs = np.abs((signs * (alpha[:, None] * rho)).T @ (signs * rho))
+            for lag, extra in enumerate(self.prior.closeness, start=1):
+                pairs[np.arange(n - lag), np.arange(lag, n)] *= 1 + extra
             upper = np.triu_indices(n, 1)
             best = np.argsort(-pairs[upper], kind="stable")[:count]
             found += list(zip(*(index[best].tolist() for index in upper), strict=True))

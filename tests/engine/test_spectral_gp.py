@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from spex_engine.estimators import spectral_gp
+from spex_engine.estimators import spectral_gp, spectral_prior
 from spex_engine.estimators.spectral_gp import Posterior
 from spex_engine.faithfulness import r2
 from spex_engine.fourier import Floats, Masks, SparseFourier, characters
@@ -21,15 +21,29 @@ def random_masks(m: int, n: int, seed: int = 0) -> Masks:
     return np.random.default_rng(seed).integers(0, 2, (m, n)).astype(np.bool_)
 
 
-def regression(eta: Floats, masks: Masks, values: Floats) -> tuple[Floats, Floats]:
-    """Oracle: means and covariance of all coefficients of the Gaussian linear model with the prior
-    variances that eta = (log theta, log v, log w) gives them, by the normal equations."""
-    n = masks.shape[1]
-    theta, (variance, noise) = np.exp(eta[:n]), np.exp(eta[n:])
-    constant = variance * np.prod((1 + np.exp(-theta)) / 2)
+def kernel_variances(eta: Floats, n: int) -> Floats:
+    """What the kernel of eta = (log theta, log v, log w) gives each of all supports."""
+    theta = np.exp(eta[:n])
+    constant = np.exp(eta[n]) * np.prod((1 + np.exp(-theta)) / 2)
     rho = np.tanh(theta / 2)
-    prior = np.array([constant * np.prod(rho[list(s)]) for s in all_supports(n)])
-    chi = characters(masks, all_supports(n))
+    return np.array([constant * np.prod(rho[list(s)]) for s in all_supports(n)])
+
+
+def extra_variances(posterior: Posterior, n: int) -> Floats:
+    """What pairs one and two apart have besides."""
+    extra = np.zeros(len(all_supports(n)))
+    for i, (support, own) in enumerate(
+        zip(all_supports(n), kernel_variances(eta_of(posterior), n), strict=True)
+    ):
+        if len(support) == 2 and support[1] - support[0] <= 2:
+            extra[i] = own * posterior.prior.closeness[support[1] - support[0] - 1]
+    return extra
+
+
+def regression(prior: Floats, noise: float, masks: Masks, values: Floats) -> tuple[Floats, Floats]:
+    """Oracle: means and covariance of all coefficients of the Gaussian linear model with these
+    prior variances, by the normal equations."""
+    chi = characters(masks, all_supports(masks.shape[1]))
     covariance = np.linalg.inv(np.diag(1 / prior) + chi.T @ chi / noise)
     return covariance @ chi.T @ values / noise, covariance
 
@@ -40,8 +54,7 @@ def eta_of(posterior: Posterior) -> Floats:
 
 
 def prior_of(posterior: Posterior) -> Floats:
-    rho = posterior.relevances
-    return np.array([posterior.constant * np.prod(rho[list(s)]) for s in all_supports(5)])
+    return kernel_variances(eta_of(posterior), 5) + extra_variances(posterior, 5)
 
 
 @pytest.fixture
@@ -61,7 +74,10 @@ def test_posterior_is_bayesian_regression_on_all_characters(
     posterior, masks, values = small
     certain = dataclasses.replace(posterior.prior, uncertainty=np.zeros((7, 7)))
     means, covariance = dataclasses.replace(posterior, prior=certain).coefficients(all_supports(5))
-    expected, expected_covariance = regression(eta_of(posterior), masks, values)
+    prior = prior_of(posterior)
+    assert extra_variances(posterior, 5).max() > 0
+    np.testing.assert_allclose(posterior.prior_variances(all_supports(5)), prior)
+    expected, expected_covariance = regression(prior, posterior.prior.noise, masks, values)
     wider = spectral_gp._wider(expected, np.diagonal(expected_covariance), prior_of(posterior))
     assert (wider == 1).sum() > 25  # of 32: the others are larger than their prior expects
     expected_covariance = expected_covariance * np.outer(wider, wider)
@@ -74,19 +90,17 @@ def test_what_the_parameters_leave_open_widens_the_error_bars(
 ) -> None:
     """To first order: the oracle's means at parameters moved a little, and their covariance."""
     posterior, masks, values = small
-    eta, step = eta_of(posterior), 1e-4
+    eta, extra = eta_of(posterior), extra_variances(posterior, 5)
+
+    def means_at(eta: Floats) -> Floats:
+        return regression(kernel_variances(eta, 5) + extra, np.exp(eta[-1]), masks, values)[0]
+
+    step = 1e-4
     jacobian = np.stack(
-        [
-            (
-                regression(eta + step * unit, masks, values)[0]
-                - regression(eta - step * unit, masks, values)[0]
-            )
-            / (2 * step)
-            for unit in np.eye(7)
-        ],
+        [(means_at(eta + step * u) - means_at(eta - step * u)) / (2 * step) for u in np.eye(7)],
         axis=1,
     )
-    means, expected = regression(eta, masks, values)
+    means, expected = regression(prior_of(posterior), np.exp(eta[-1]), masks, values)
     wider = spectral_gp._wider(means, np.diagonal(expected), prior_of(posterior))
     expected = (
         expected * np.outer(wider, wider) + jacobian @ posterior.prior.uncertainty @ jacobian.T
@@ -109,6 +123,31 @@ def test_a_coefficient_larger_than_its_prior_has_a_wider_error_bar() -> None:
     assert told == pytest.approx(np.mean((means - truth) ** 2), rel=0.1)
     as_expected = spectral_gp._wider(np.array([0.5, -1.0]), np.full(2, left), np.full(2, prior))
     np.testing.assert_array_equal(as_expected, 1.0)
+
+
+def phrases(masks: Masks) -> Floats:
+    """Neighbours that act together, all along the text, and nothing else."""
+    values: Floats = (masks[:, :-1] & masks[:, 1:]) @ np.linspace(-1.0, 2.0, masks.shape[1] - 1)
+    return values
+
+
+def test_neighbours_that_act_together_are_expected_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks, unseen = random_masks(150, 30), random_masks(500, 30, seed=9)
+    near = r2(spectral_gp.fit(masks, phrases(masks)), unseen, phrases(unseen))
+    posterior = Posterior.of(masks, phrases(masks))
+    assert posterior is not None
+    assert posterior.prior.closeness[0] > 1.0 > posterior.prior.closeness[1]
+    monkeypatch.setattr(spectral_prior, "_closeness", lambda *given: (np.zeros(2), given[2]))
+    assert near > r2(spectral_gp.fit(masks, phrases(masks)), unseen, phrases(unseen)) + 0.05
+
+
+def test_an_order_without_meaning_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = np.random.default_rng(4).permutation(30)
+    masks, unseen = random_masks(300, 30), random_masks(500, 30, seed=9)
+    values, truth = phrases(masks[:, order]), phrases(unseen[:, order])
+    with_closeness = r2(spectral_gp.fit(masks, values), unseen, truth)
+    monkeypatch.setattr(spectral_prior, "_closeness", lambda *given: (np.zeros(2), given[2]))
+    assert with_closeness > r2(spectral_gp.fit(masks, values), unseen, truth) - 0.01
 
 
 def test_supports_come_in_order_of_prior_variance() -> None:

@@ -5,12 +5,15 @@ import itertools
 import numpy as np
 import pytest
 from scipy.optimize import approx_fprime, minimize
+from scipy.stats import multivariate_normal, norm
 
 from spex_engine.designs import enumerate_masks
+from spex_engine.estimators import spectral_prior
 from spex_engine.estimators.spectral_prior import (
     fit_prior,
     kernel,
     negative_log_posterior,
+    neighbours,
     prior_centre,
 )
 from spex_engine.fourier import Floats, characters
@@ -35,10 +38,47 @@ def test_kernel_is_the_sum_over_characters() -> None:
     np.testing.assert_allclose(kernel(signs, signs, theta, variance), (chi * prior) @ chi.T)
 
 
+def test_neighbours_are_the_sum_over_their_characters() -> None:
+    n, eta = 6, np.log([0.1, 2.0, 0.01, 0.7, 1.3, 0.02, 1.7, 0.1])
+    masks = enumerate_masks(n)
+    signs, theta = 1.0 - 2.0 * masks, np.exp(eta[:n])
+    rho, constant = np.tanh(theta / 2), 1.7 * np.prod((1 + np.exp(-theta)) / 2)
+    for lag, part in enumerate(neighbours(signs, eta), start=1):
+        pairs = [(i, i + lag) for i in range(n - lag)]
+        chi = characters(masks, pairs)
+        prior = np.array([constant * rho[i] * rho[j] for i, j in pairs])
+        np.testing.assert_allclose(part, (chi * prior) @ chi.T)
+
+
+def test_closeness_is_what_makes_the_values_likeliest() -> None:
+    """The posterior density on a grid, by the normal density itself."""
+    rng = np.random.default_rng(1)
+    signs = rng.choice([-1.0, 1.0], size=(90, 12))
+    values = (signs[:, :-1] * signs[:, 1:]) @ rng.normal(size=11) + signs @ rng.normal(size=12)
+    values += signs[:, 0] * signs[:, 7] + 0.3 * rng.normal(size=90)
+    values /= values.std()
+    eta = spectral_prior._mode(signs, values, prior_centre(12))
+    closeness, moved = spectral_prior._closeness(signs, values, eta)
+    scale = np.exp(moved[-2] - eta[-2])
+    whole = kernel(signs, signs, np.exp(eta[:-2]), np.exp(eta[-2]))
+    parts = neighbours(signs, eta)
+
+    def density(logs: Floats) -> float:
+        covariance = np.exp(logs[0]) * whole + np.exp(logs[3]) * np.eye(90)
+        covariance += np.exp(logs[1]) * parts[0] + np.exp(logs[2]) * parts[1]
+        centre = [0.0, np.log(0.1), np.log(0.1), eta[-1]]
+        likelihood = multivariate_normal.logpdf(values, np.zeros(90), covariance)
+        return float(likelihood + norm.logpdf(logs, centre, 2.0).sum())
+
+    found = np.log([scale, *(scale * closeness), np.exp(moved[-1])])
+    assert closeness[0] > 1.0
+    for unit in np.eye(4):
+        for step in (-0.5, 0.5):
+            assert density(found + step * unit) < density(found) + 1e-3
+
+
 def test_value_is_the_log_density_of_the_values() -> None:
     """Differences of it, against the normal density with the kernel's covariance."""
-    from scipy.stats import multivariate_normal, norm
-
     signs, values = sample(30, 4)
 
     def expected(eta: Floats) -> float:
@@ -82,8 +122,7 @@ def test_average_information_is_a_curvature() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_the_mode_is_where_another_optimiser_ends(seed: int) -> None:
     signs, values = sample(120, 6, seed)
-    prior = fit_prior(signs, values, n_tuned=120)
-    eta = np.log(np.concatenate([prior.theta, [prior.variance, prior.noise]]))
+    eta = spectral_prior._mode(signs, values, prior_centre(6))
     other = minimize(
         lambda p: negative_log_posterior(p, signs, values)[:2],
         prior_centre(6),
