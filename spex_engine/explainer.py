@@ -30,6 +30,7 @@ from spex_engine.wire import Evaluations, Faithfulness
 _GROWTH = 2.0  # of the masks asked for, from one round to the next
 _CHOOSING = 1.25  # growth from one choice of masks to the next
 _CONFIRMING = 1.5  # growth where one more good fit would be enough
+_CODED_FROM = 1.5  # times the least budget of a code: then there is something left to look first
 _MIN_BUDGET_FOR_TEST = 64  # below it every mask is worth more in the fit
 _MIN_BUDGET_FOR_NEAR = 256  # below it near-full masks are
 _TEST_SHARE, _MIN_TEST, _MAX_TEST = 0.15, 16, 256
@@ -81,7 +82,7 @@ def explain(
     masks (16 or more) are held out from the fit to judge it; from 256 it is 1/8 uniform ones (up to
     256) and 1/16 near-full ones (up to 64). "spex" samples masks of its own, with at least 32 held
     out;
-    "auto" begins with them from twice the least budget of "spex", and goes over to uniform ones
+    "auto" begins with them from 1.5 times the least budget of "spex", and goes over to uniform ones
     where these first ones show that no code is needed. After the first ones, "gp" and "auto"
     choose the masks to fit by what they would tell (`estimators.next_masks`), up to 1500 samples.
 
@@ -211,7 +212,7 @@ def _task(n: int, budget: int, every: bool, method: str, max_order: int | None, 
 def _may_be_coded(n: int, budget: int) -> bool:
     """Whether "auto" can afford to begin with coded masks."""
     try:
-        return budget >= 2 * least_budget(n)
+        return budget >= _CODED_FROM * least_budget(n)
     except ValueError:  # no code for so few or so many features
         return False
 

@@ -156,7 +156,7 @@ class Task:
         if not train.any():
             return task
         most = min(max(_MOST_TO_LOOK, 4 * n), _LOOK * size)
-        look = max(_FEWEST_TO_LOOK, 2 * n) <= len(values) <= most
+        look = max(_FEWEST_TO_LOOK, n) <= len(values) <= most
         if self.method == "auto" and self.plan is not None and look:
             task = self._without_code(values, train, test, n_test, n_near)
         if task.chooses(len(values)):
