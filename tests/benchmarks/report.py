@@ -53,11 +53,11 @@ def spex_peers(rows: list[Row]) -> str:
 
 
 def recorded_r2(rows: list[Row]) -> str:
-    return _pivot(compared(rows), ("game", "calls"), "r2", statistics.fmean, "{:.3f}")
+    return _pivot(_ordered(compared(rows)), ("game", "calls"), "r2", statistics.fmean, "{:.3f}")
 
 
 def recorded_seconds(rows: list[Row]) -> str:
-    timed = [row for row in compared(rows) if row["timed"]]
+    timed = [row for row in _ordered(compared(rows)) if row["timed"]]
     return _pivot(timed, ("game", "calls"), "seconds", statistics.median, "{:.3g}")
 
 
@@ -230,6 +230,10 @@ def _pivot(
         of = _where(rows, **dict(zip(lines, at, strict=True)))
         shown.append([*at, *(_cell(_where(of, method=name), cell) for name in names)])
     return _markdown([*lines, *names], shown)
+
+
+def _ordered(rows: list[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: (row["game"], row["calls"]))
 
 
 def _cell(rows: list[Row], cell: Callable[[list[Row]], str]) -> str:
