@@ -23,7 +23,7 @@ bench: .venv/bench  ## the benchmarks behind docs/benchmarks.md, beside the peer
 	  echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py $(BENCH); done
 	$(BIN)/python tests/benchmarks/report.py
 
-bench-quick: .venv/bench  ## a part of every benchmark, in less than three minutes
+bench-quick: .venv/bench  ## a part of every benchmark, in about three minutes
 	@set -e; for name in $(BENCHMARKS); do \
 	  echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py --quick --fresh $(BENCH); done
 	$(BIN)/python tests/benchmarks/report.py --results build/benchmarks/quick --print
