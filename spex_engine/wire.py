@@ -12,11 +12,16 @@ import typing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 # ---- messages of the worker protocol (JSON-RPC 2.0, one object per line) ---------------------
 HANDSHAKE = "handshake"  # request {"protocol"} -> Handshake
 EXPLAIN = "explain"  # request ExplainRequest -> ExplainResult
+RECALL = "recall"  # request ExplainRequest -> ExplainResult of an earlier run, or null
+ESTIMATE = "estimate"  # request ExplainRequest -> Estimate; asks no model
+EXAMINE = "examine"  # request ExplainRequest -> ModelReport: what its model can do
+CACHE = "cache"  # request {"action": "stats" or "clear"} -> CacheStats
+SECRET = "secret"  # request {"origin", "key"} -> null; kept in memory only
 PROGRESS = "progress"  # notification Progress
 CANCEL = "cancel"  # notification {"id"}: the request of that id ends with CANCELLED
 SHUTDOWN = "shutdown"  # request -> null, then the worker ends
@@ -79,10 +84,40 @@ class Handshake:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What is measured of the model's answer; `spex_engine.values` says what each value means."""
+
+    target: str | None = None  # None: the model's own greedy answer to the full prompt
+    contrast: str | None = None  # an answer that the target is compared with
+    choices: tuple[str, ...] = ()  # all answers there are; the target is one of them
+    span: str | None = None  # the part of the target that counts; None: all of it
+    value: str = "auto"  # one of values.VALUES
+    pinned: str | None = None  # the own answer of an earlier run, kept though it may have changed
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How a model may be asked, and what that may cost. From trusted settings only; no keys."""
+
+    base_urls: tuple[str, ...] = ()  # of endpoints that serve the same model; (): the SDK's default
+    api_version: str | None = None  # Azure endpoints need one
+    concurrency: int = 32  # the most requests in flight
+    max_calls: int | None = None  # beside the budget of masks: probes and repetitions count too
+    max_tokens: int | None = 2_000_000  # input and output together
+    max_cost: float | None = 5.0  # US dollars
+    input_price: float | None = None  # per million tokens; None: what is known of the model
+    output_price: float | None = None
+    repeats: int = 3  # answers regenerated for each mask, where nothing better can be had (T3)
+    store: bool = True  # whether evaluations are kept and reused
+    keep_answers: bool = True  # whether regenerated answers may be kept with them
+
+
+@dataclass(frozen=True, slots=True)
 class ExplainRequest:
     prompt: Prompt
     model: str = "demo"
-    target: str | None = None  # None: the model's own greedy answer to the full prompt
+    question: Question = Question()
+    access: Access = Access()
     method: str = "auto"
     index: str = "FBII"
     order: int = 3
@@ -94,6 +129,7 @@ class ExplainRequest:
 class Target:
     text: str
     value: float  # of the full prompt, in the value's own unit
+    own: bool = False  # the model's own answer, not one that was given
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +173,40 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run is expected to take at most, before anything is spent."""
+
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cost: float | None  # US dollars; None: the prices are not known
+    seconds: float | None  # None: nobody knows
+    asks: str | None  # whom the prompt is sent to, where it leaves this machine
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """What a model or endpoint turned out to be able to do."""
+
+    model: str
+    tier: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    path: str
+    evaluations: int
+    with_answers: int  # of the evaluations: they hold text that a model wrote
+    explanations: int
+    size: int  # bytes
+    limit: int  # bytes
+    oldest: float | None  # use of any entry, seconds since the epoch
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ExplainResult:
     model: str
     target: Target
@@ -155,6 +225,7 @@ class ExplainResult:
     input_tokens: int
     seconds: float
     notes: tuple[str, ...]
+    noise: float | None = None  # standard deviation of a value that is measured again; None: no say
 
 
 T = TypeVar("T")

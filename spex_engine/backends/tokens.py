@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from spex_engine.backends.base import FIXED, Ids, TokenisedPrompt
+from spex_engine.backends.causal import FIXED, Ids, TokenisedPrompt
 from spex_engine.wire import InputError, Piece
 
 # text -> (ids, [start, end) character offsets of each), no special tokens added
@@ -77,21 +77,6 @@ def continuation(
     if joined[:n] != prompt.ids.tolist() or len(joined) == n:
         joined, n = list(encode(text)[0]), 0
     return np.array(joined[n:], dtype=np.int64)
-
-
-def right_padded(rows: Sequence[Ids], target: Ids) -> tuple[Ids, Ids]:
-    """The rows, each followed by the target, in one array; and where the target is predicted.
-
-    Returns ids, int (b, L), padded on the right with 0, and places, int (b, T): the logits at
-    ``places[i, t]`` of row i are those of ``target[t]``. The target's last token is left out:
-    nothing is read off it.
-    """
-    lengths = np.array([len(row) for row in rows])
-    ids = np.zeros((len(rows), int(lengths.max()) + len(target) - 1), dtype=np.int64)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = row
-        ids[i, len(row) : len(row) + len(target) - 1] = target[:-1]
-    return ids, (lengths - 1)[:, None] + np.arange(len(target))
 
 
 def check_context(n_tokens: int, limit: int | None, uri: str) -> None:

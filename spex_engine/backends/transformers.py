@@ -9,26 +9,25 @@ know masks, estimators or files. Importing it loads neither torch nor transforme
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spex_engine.backends.base import FIXED, Ids, TokenisedPrompt
-from spex_engine.backends.batching import BatchSize, OutOfMemoryError, score_rows
+from spex_engine.backends.base import ShouldStop
+from spex_engine.backends.batching import BatchSize, score_rows
+from spex_engine.backends.causal import FIXED, CausalScorer, Ids, TokenisedPrompt, open_causal
+from spex_engine.backends.hf_forward import HfForward
+from spex_engine.backends.hf_identity import fingerprint
 from spex_engine.backends.hf_loading import LoadedModel, is_out_of_memory, load_causal_lm
 from spex_engine.backends.rendering import render_chat, render_plain
 from spex_engine.backends.tokens import (
     check_context,
     continuation,
-    right_padded,
     tokenise_pieces,
 )
-from spex_engine.wire import InputError, ModelError, Prompt
-
-# Beside a vocabulary of 150 000 the logits are the largest thing in memory: half a GiB in float32.
-_MAX_LOGITS = 2**27
+from spex_engine.wire import InputError, ModelError, Prompt, Question
 
 
 def load(
@@ -43,7 +42,7 @@ def load(
 
 
 class TransformersBackend:
-    """A loaded causal language model as a Backend (see ``spex_engine.backends.base``)."""
+    """A loaded causal language model as a Model and a CausalModel (backends/base.py, causal.py)."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.uri = f"hf:{loaded.name}"
@@ -52,10 +51,14 @@ class TransformersBackend:
         self._model = loaded.model
         self._tokenizer = loaded.tokenizer
         self._has_template = bool(loaded.tokenizer.chat_template)
-        self._vocabulary = int(loaded.model.config.get_text_config().vocab_size)
         self._end_ids = _end_ids(loaded)
         self._begin = np.array([] if self._has_template else _begin_ids(loaded), dtype=np.int64)
-        self._batch_size = BatchSize()
+        self._pass = HfForward(loaded.model)
+        self._batch_size = BatchSize(overhead=self._pass.overhead)
+        self.fingerprint = fingerprint(loaded)
+
+    def open(self, prompt: Prompt, question: Question, should_stop: ShouldStop) -> CausalScorer:
+        return open_causal(self, prompt, question, should_stop)
 
     def tokenise(self, prompt: Prompt) -> TokenisedPrompt:
         """The prompt in the model's chat template, or as plain text where it has none.
@@ -74,10 +77,10 @@ class TransformersBackend:
             tokenised,
             ids=np.concatenate([self._begin, tokenised.ids]),
             segments=np.concatenate([np.full_like(self._begin, FIXED), tokenised.segments]),
-            notes=rendered.notes,
         )
         check_context(len(begun.ids) + 1, self.context_length, self.uri)
-        return begun
+        self._pass.verify(len(begun.ids))
+        return dataclasses.replace(begun, notes=(*rendered.notes, *self._pass.notes()))
 
     def tokenise_target(self, prompt: TokenisedPrompt, text: str) -> Ids:
         """The ids of ``text`` as it would continue ``prompt``; int (T,), T >= 1.
@@ -92,10 +95,7 @@ class TransformersBackend:
         return ids
 
     def greedy(self, prompt: TokenisedPrompt, max_tokens: int = 32) -> Ids:
-        """The model's most likely answer, token by token, without the end token; int (T,).
-
-        Raises InputError where it is empty: there is then nothing to explain.
-        """
+        """The model's most likely answer, token by token, without the end token; int (T,)."""
         import torch
         import transformers
 
@@ -124,110 +124,31 @@ class TransformersBackend:
             ) from error
         answer: Ids = output[0, n:].cpu().numpy().astype(np.int64)
         ended = np.isin(answer, self._end_ids)
-        answer = answer[: int(ended.argmax())] if ended.any() else answer
-        if len(answer) == 0:
-            raise InputError(
-                f"{self._name} answers this prompt with nothing; give a target to explain."
-            )
-        return answer
+        return answer[: int(ended.argmax())] if ended.any() else answer
 
     def decode(self, ids: Ids) -> str:
         text: str = self._tokenizer.decode(ids.tolist(), clean_up_tokenization_spaces=False)
         return text
 
-    def target_logprobs(
+    def logprobs(
         self,
         rows: Sequence[Ids],
-        target: Ids,
-        should_stop: Callable[[], bool] | None = None,
-    ) -> NDArray[np.float64]:
-        """log p(target token | row, target tokens before it), nats; float (len(rows), T).
+        targets: Sequence[Ids],
+        should_stop: ShouldStop | None = None,
+    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
+        """log p(target token | row, target tokens before it), nats; rows (k,), float (k, T).
 
         An empty row is scored after the token that begins a text. Rows not reached before
-        ``should_stop`` said so are NaN. Raises InputError where a row and the target are longer
+        ``should_stop`` said so never come. Raises InputError where a row and a target are longer
         than the context, ModelError where a single row does not fit into memory.
         """
-        if len(target) == 0:
-            raise ValueError("target: expected int (T,) with T >= 1, got an empty array")
+        if not targets or any(len(target) == 0 for target in targets):
+            raise ValueError("targets: expected int (T,) each with T >= 1, got an empty array")
         rows = [row if len(row) else self._text_start() for row in rows]
-        longest = max(map(len, rows), default=0)
-        check_context(longest + len(target), self.context_length, self.uri)
-        return score_rows(
-            rows,
-            len(target),
-            lambda batch: self._score(batch, target),
-            self._batch_size,
-            max_rows=max(1, _MAX_LOGITS // (len(target) * self._vocabulary)),
-            should_stop=should_stop,
-        )
-
-    def _score(self, rows: Sequence[Ids], target: Ids) -> NDArray[np.float64]:
-        import torch
-
-        try:
-            return self._forward(rows, target)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        # Only out here does the error no longer hold on to the tensors of the failed pass.
-        torch.cuda.empty_cache()
-        raise OutOfMemoryError
-
-    def _forward(self, rows: Sequence[Ids], target: Ids) -> NDArray[np.float64]:
-        """One forward pass over all rows, padded on the right; float (len(rows), T).
-
-        Under right padding every real token keeps its place, whether a model counts positions
-        itself or takes them from the mask, and no real token attends to the padding behind it:
-        any id will do as padding.
-        """
-        import torch
-
-        ids, predicting = right_padded(rows, target)
-        attended = np.arange(ids.shape[1]) <= predicting[:, -1:]
-        device = self._model.device
-        places = torch.from_numpy(predicting).to(device)
-        wanted = torch.from_numpy(target).to(device)[:, None]
-        with torch.inference_mode():
-            logits = self._logits_at(
-                places,
-                input_ids=torch.from_numpy(ids).to(device),
-                attention_mask=torch.from_numpy(attended.astype(np.int64)).to(device),
-            )
-            # Row by row: a float32 copy of all logits would be the largest thing in memory.
-            found = [row.float().log_softmax(-1).gather(-1, wanted)[:, 0] for row in logits]
-            scores: NDArray[np.float64] = torch.stack(found).cpu().numpy().astype(np.float64)
-        return scores
-
-    def _logits_at(self, places: Any, **inputs: Any) -> Any:
-        """The logits at these places of each row, (b, T) -> (b, T, vocabulary), and no others.
-
-        The hidden states are picked on their way into the output layer. Unlike logits_to_keep,
-        which takes a set of places per row only in the newest transformers, that works with
-        every version and model, and what a model does to its logits (scaling, capping) still
-        happens. Where the output layer is not called so, all logits are computed and picked.
-        """
-        import torch
-
-        def pick(states: Any) -> Any:
-            return torch.take_along_dim(states, places[..., None], dim=1)
-
-        picked = False
-
-        def before_output(_: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            nonlocal picked
-            if arguments and arguments[0].shape[:-1] == inputs["input_ids"].shape:
-                picked = True
-                return (pick(arguments[0]), *arguments[1:])
-            return None
-
-        layer = self._model.get_output_embeddings()
-        hook = layer.register_forward_pre_hook(before_output) if layer is not None else None
-        try:
-            logits = self._model(**inputs, use_cache=False).logits
-        finally:
-            if hook is not None:
-                hook.remove()
-        return logits if picked else pick(logits)
+        longest = max(map(len, rows), default=0) + max(map(len, targets))
+        check_context(longest, self.context_length, self.uri)
+        self._pass.verify(longest)
+        return score_rows(rows, targets, self._pass, self._batch_size, should_stop)
 
     def _apply_template(self, messages: Sequence[Mapping[str, str]]) -> str:
         text: str = self._tokenizer.apply_chat_template(
@@ -268,10 +189,10 @@ def _context_length(config: Any) -> int | None:
 
 def _begin_ids(loaded: LoadedModel) -> list[int]:
     """What the tokenizer puts before a plain text; chat templates write their own."""
-    encoded = loaded.tokenizer("a", return_special_tokens_mask=True)
-    text_start = encoded["special_tokens_mask"].index(0)
-    begin: list[int] = encoded["input_ids"][:text_start]
-    return begin
+    whole: list[int] = loaded.tokenizer("a")["input_ids"]
+    text: list[int] = loaded.tokenizer("a", add_special_tokens=False)["input_ids"]
+    starts = (at for at in range(len(whole)) if whole[at : at + len(text)] == text)
+    return whole[: next(starts, 0)]
 
 
 def _end_ids(loaded: LoadedModel) -> list[int]:

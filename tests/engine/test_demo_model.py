@@ -18,11 +18,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import spex_engine
-from spex_engine.backends.base import FIXED
+from spex_engine.backends.causal import FIXED
 from spex_engine.backends.demo import notes
 from spex_engine.backends.demo.model import WEIGHTS, Array, DemoBackend, Llama, load
-from spex_engine.values import TargetGame
-from spex_engine.wire import InputError, Message, ModelError, Piece, Prompt
+from spex_engine.wire import InputError, Message, ModelError, Piece, Prompt, Question
 
 torch.set_num_threads(1)  # more are slower on rows this short
 
@@ -55,6 +54,13 @@ def a_prompt(note: notes.Note) -> Prompt:
 def some_notes(n: int, n_sentences: int = 6) -> list[notes.Note]:
     rng = Random(11)
     return [notes.make_note(notes.KINDS[i % 5], rng, n_sentences) for i in range(n)]
+
+
+def scored(demo: DemoBackend, rows, *targets) -> np.ndarray:
+    found = np.full((len(rows), sum(map(len, targets))), np.nan)
+    for reached, scores in demo.logprobs(rows, targets):
+        found[reached] = scores
+    return found
 
 
 # ---- the files -------------------------------------------------------------------------------
@@ -111,7 +117,7 @@ def test_the_same_logprobs_of_every_token_at_every_position(demo: DemoBackend) -
     oracle = AutoModelForCausalLM.from_pretrained(WEIGHTS, dtype=torch.float64).eval()
     config = json.loads((WEIGHTS / "config.json").read_text())
     weights = {name: w.astype(np.float64) for name, w in demo.model.weights.items()}
-    exact = DemoBackend(Llama(config, weights), demo.tokenizer, demo.end)
+    exact = DemoBackend(Llama(config, weights), demo.tokenizer, demo.end, b"")
     for note in some_notes(20):
         ours, theirs = both(exact, oracle, np.array([demo._encode(note.text())[0]]))
         np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
@@ -163,7 +169,7 @@ def test_logprobs_of_a_target_of_several_tokens(demo: DemoBackend, oracle) -> No
         logp = oracle(ids).logits[0].log_softmax(-1)
     at = len(prompt.ids) - 1
     theirs = [logp[at + t, token].item() for t, token in enumerate(target)]
-    (ours,) = demo.target_logprobs([prompt.ids], target)
+    (ours,) = scored(demo, [prompt.ids], target)
     np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
 
 
@@ -176,17 +182,38 @@ def test_batches_padding_and_repeats_change_no_value(demo: DemoBackend) -> None:
     rng = np.random.default_rng(1)
     rows = [prompt.masked(mask) for mask in rng.random((40, 6)) < 0.5]
     rows += rows[:5]
-    together = demo.target_logprobs(rows, target)
+    together = scored(demo, rows, target)
     assert {len(row) for row in rows} != {len(rows[0])}  # or nothing would be padded
-    alone = [demo._score([row], target)[0] for row in rows]
+    alone = [scored(demo, [row], target)[0] for row in rows]
     np.testing.assert_allclose(together, alone, atol=2e-5, rtol=0)
     np.testing.assert_array_equal(together[40:], together[:5])
 
 
 def test_a_prompt_with_nothing_left_can_be_scored(demo: DemoBackend) -> None:
     prompt = demo.tokenise(Prompt((Message("user", (Piece("Anna lives in Paris.", 0),)),), 1))
-    game = TargetGame(demo, prompt, demo.tokenise_target(prompt, "Paris"))
-    assert np.isfinite(game(np.array([[True], [False]]))).all()
+    target = demo.tokenise_target(prompt, "Paris")
+    rows = [prompt.masked(np.array([kept])) for kept in (True, False)]
+    assert len(rows[1]) == 0
+    assert np.isfinite(scored(demo, rows, target)).all()
+
+
+def test_equal_runs_give_equal_bits(demo: DemoBackend) -> None:
+    prompt = demo.tokenise(a_prompt(some_notes(3)[2]))
+    targets = [demo.tokenise_target(prompt, text) for text in ("Paris", "Rome and Paris.", "Rome")]
+    rows = [prompt.masked(mask) for mask in np.random.default_rng(2).random((60, 6)) < 0.5]
+    first = scored(demo, rows, *targets)
+    np.testing.assert_array_equal(scored(demo, rows, *targets), first)
+    np.testing.assert_allclose(
+        first, np.hstack([scored(demo, rows, target) for target in targets]), atol=1e-4, rtol=0
+    )
+
+
+def test_its_noise_floor_is_far_below_its_values(demo: DemoBackend) -> None:
+    scorer = demo.open(a_prompt(some_notes(1)[0]), Question(target="Paris"), lambda: False)
+    masks = np.random.default_rng(0).random((30, scorer.n_segments)) < 0.5
+    noise = scorer.noise_floor(masks, lambda scores: scores.values.mean(axis=1))
+    assert noise is not None
+    assert 0 <= noise < 1e-4
 
 
 # ---- pieces ----------------------------------------------------------------------------------
@@ -285,11 +312,12 @@ def test_missing_or_damaged_files(tmp_path: Path, damage: Callable[[Path], None]
 def test_explaining_with_it_imports_no_torch() -> None:
     code = """
 import sys
+from spex_engine.backends.demo.model import load
 from spex_engine.explain_prompt import explain_prompt
 from spex_engine.wire import *
 pieces = (Piece("Anna lives in Paris.", 0), Piece("\\nQuestion: Where does Anna live?\\nAnswer:"))
 request = ExplainRequest(Prompt((Message("user", pieces),), 1))
-result = explain_prompt(request, lambda *_: None, lambda: False)
+result = explain_prompt(request, lambda *_: None, lambda: False, lambda _: load())
 assert result.evaluations.computed == 2
 print(sorted({"torch", "transformers", "server", "huggingface_hub"} & set(sys.modules)))
 """

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,12 +18,12 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from spex_engine.backends.base import FIXED
+from spex_engine.backends.causal import FIXED
+from spex_engine.backends.hf_identity import fingerprint
 from spex_engine.backends.hf_loading import load_causal_lm
 from spex_engine.backends.rendering import SYSTEM_MERGED
 from spex_engine.backends.transformers import TransformersBackend, load
-from spex_engine.values import TargetGame
-from spex_engine.wire import InputError, Message, ModelError, Piece, Prompt
+from spex_engine.wire import InputError, Message, ModelError, Piece, Prompt, Question
 
 torch.set_num_threads(1)
 
@@ -145,6 +147,18 @@ class Plain:
             logits = self.model(torch.tensor([[*row, *target]])).logits[0].double()
         predicting = logits[len(row) - 1 : len(row) + len(target) - 1].log_softmax(-1)
         return predicting[torch.arange(len(target)), torch.tensor(target)].numpy()
+
+
+def scored(backend: TransformersBackend, rows, *targets) -> np.ndarray:
+    """The scores of all rows in their order; each comes exactly once."""
+    found = np.full((len(rows), sum(map(len, targets))), np.nan)
+    seen: list[int] = []
+    for reached, scores in backend.logprobs(rows, targets):
+        assert scores.dtype == np.float64
+        found[reached] = scores
+        seen += reached.tolist()
+    assert sorted(seen) == list(range(len(rows)))
+    return found
 
 
 def folder_of(backend: TransformersBackend) -> Path:
@@ -330,8 +344,10 @@ def test_greedy_stops_before_any_of_the_end_tokens(gpt2_folder, tmp_path):
 
     shortened = ending_with(int(answer[later])).greedy(tokenised, max_tokens=8)
     assert shortened.tolist() == answer[:later].tolist()
-    with pytest.raises(InputError, match="give a target"):
-        ending_with(int(answer[0])).greedy(tokenised)
+    silent = ending_with(int(answer[0]))
+    assert silent.greedy(tokenised).shape == (0,)
+    with pytest.raises(ModelError, match=r"answers this prompt with nothing.*as the target"):
+        silent.open(FACTS, Question(), lambda: False)
 
 
 def test_greedy_keeps_within_the_context(gpt2):
@@ -359,7 +375,7 @@ def test_same_as_one_row_at_a_time(backend, target_text):
     assert np.ptp(expected[:, 0]) > 0.1  # the masks matter
     for tokens in (0, 100, 10_000):  # one row at a time, a few, all at once
         backend._batch_size.tokens = tokens
-        found = backend.target_logprobs(rows, target)
+        found = scored(backend, rows, target)
         assert found.shape == (8, len(target))
         assert found.dtype == np.float64
         np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -371,7 +387,7 @@ def test_output_layer_sees_the_target_alone(backend):
     widths = []
     layer = backend._model.get_output_embeddings()
     hook = layer.register_forward_hook(lambda _, given, __: widths.append(given[0].shape[1]))
-    backend.target_logprobs(rows_of_all_masks(tokenised), target)
+    scored(backend, rows_of_all_masks(tokenised), target)
     hook.remove()
     assert set(widths) == {len(target)}
 
@@ -380,9 +396,9 @@ def test_without_a_known_output_layer(backend, monkeypatch):
     tokenised = backend.tokenise(FACTS)
     target = backend.tokenise_target(tokenised, "in Paris")
     rows = rows_of_all_masks(tokenised)
-    expected = backend.target_logprobs(rows, target)
+    expected = scored(backend, rows, target)
     monkeypatch.setattr(backend._model, "get_output_embeddings", lambda: None)
-    np.testing.assert_allclose(backend.target_logprobs(rows, target), expected, atol=1e-5)
+    np.testing.assert_allclose(scored(backend, rows, target), expected, atol=1e-5)
 
 
 def test_empty_row_follows_the_start_of_a_text(gpt2, gpt2_folder):
@@ -392,19 +408,20 @@ def test_empty_row_follows_the_start_of_a_text(gpt2, gpt2_folder):
     assert len(empty) == 0
     end_of_text = gpt2._tokenizer.eos_token_id
     expected = Plain(gpt2_folder).logprobs([end_of_text], target.tolist())
-    np.testing.assert_allclose(gpt2.target_logprobs([empty], target)[0], expected, atol=1e-5)
+    np.testing.assert_allclose(scored(gpt2, [empty], target)[0], expected, atol=1e-5)
 
 
 def test_no_rows_and_no_target(backend):
     target = np.array([5, 6])
-    assert backend.target_logprobs([], target).shape == (0, 2)
-    with pytest.raises(ValueError, match=r"target: expected int \(T,\)"):
-        backend.target_logprobs([target], target[:0])
+    assert scored(backend, [], target).shape == (0, 2)
+    for targets in ([], [target[:0]], [target, target[:0]]):
+        with pytest.raises(ValueError, match=r"targets: expected int \(T,\)"):
+            scored(backend, [target], *targets)
 
 
 def test_row_longer_than_the_context(backend):
     with pytest.raises(InputError, match=str(CONTEXT)):
-        backend.target_logprobs([np.ones(CONTEXT, dtype=np.int64)], np.array([5]))
+        scored(backend, [np.ones(CONTEXT, dtype=np.int64)], np.array([5]))
 
 
 @pytest.mark.parametrize(
@@ -421,7 +438,7 @@ def test_batches_are_halved_when_memory_is_short(llama_folder, monkeypatch, erro
     tokenised = backend.tokenise(FACTS)
     target = backend.tokenise_target(tokenised, "Paris")
     rows = rows_of_all_masks(tokenised)
-    expected = backend.target_logprobs(rows, target)
+    expected = scored(backend, rows, target)
     real, tried, fits = backend._model.forward, [], 3
 
     def forward(*args, input_ids, **kwargs):
@@ -432,15 +449,15 @@ def test_batches_are_halved_when_memory_is_short(llama_folder, monkeypatch, erro
 
     monkeypatch.setattr(backend._model, "forward", forward)
     backend._batch_size.tokens = 10_000
-    np.testing.assert_allclose(backend.target_logprobs(rows, target), expected, atol=1e-5)
-    assert tried[0] == 8
-    assert max(tried[3:]) <= fits
+    np.testing.assert_allclose(scored(backend, rows, target), expected, atol=1e-5)
+    too_many = [at for at, count in enumerate(tried) if count > fits]
+    assert len(too_many) == 2  # 7 or 8 rows, half of them, and then what fits
     tried.clear()
-    np.testing.assert_allclose(backend.target_logprobs(rows, target), expected, atol=1e-5)
+    np.testing.assert_allclose(scored(backend, rows, target), expected, atol=1e-5)
     assert max(tried) <= fits  # remembered
     fits = 0
     with pytest.raises(ModelError, match=r"single row of \d+ tokens.*shorten"):
-        backend.target_logprobs(rows, target)
+        scored(backend, rows, target)
     with pytest.raises(ModelError, match="Not enough memory"):
         backend.greedy(tokenised)
 
@@ -451,9 +468,244 @@ def test_other_errors_are_not_taken_for_short_memory(llama, monkeypatch):
 
     monkeypatch.setattr(llama._model, "forward", forward)
     with pytest.raises(RuntimeError, match="multiplied"):
-        llama.target_logprobs([np.array([5])], np.array([6]))
+        scored(llama, [np.array([5])], np.array([6]))
     with pytest.raises(RuntimeError, match="multiplied"):
         llama.greedy(llama.tokenise(FACTS))
+
+
+# ---- what rows share ----------------------------------------------------------------------------
+
+
+def long_prompt(n: int = 12) -> Prompt:
+    random = np.random.default_rng(3)
+    words = ["Anna", "Bob", "Carl", "tea", "music", "Paris", "likes", "works", "with", "lives"]
+    texts = [f"{' '.join(random.choice(words, 4))}. " for _ in range(n)]
+    pieces = [Piece("You are a helpful assistant. " * 3)]
+    pieces += [Piece(text, i) for i, text in enumerate(texts)]
+    return Prompt((Message("user", (*pieces, Piece("Where does Bob live?"))),), n)
+
+
+class Reads:
+    """Counts the tokens that a backend's model is given, and the rows continued from others."""
+
+    def __init__(self, backend: TransformersBackend, monkeypatch) -> None:
+        self.tokens = self.continued = 0
+        self._pass = backend._pass
+        monkeypatch.setattr(backend, "_pass", self)
+
+    def __getattr__(self, name):
+        return getattr(self._pass, name)
+
+    def __call__(self, runs):
+        self.tokens += sum(len(run.ids) - run.start for run in runs)
+        self.continued += sum(run.start > 0 for run in runs)
+        return self._pass(runs)
+
+
+def assert_as_plain(backend: TransformersBackend, targets: list[str], atol: float = 1e-5) -> int:
+    """That all is scored as one row at a time; how many tokens that takes."""
+    tokenised = backend.tokenise(long_prompt())
+    ids = [backend.tokenise_target(tokenised, text) for text in targets]
+    random = np.random.default_rng(4)
+    masks = np.concatenate([random.random((20, 12)) < 0.5, ~np.eye(12, dtype=bool)])
+    rows = [tokenised.masked(mask) for mask in masks]
+    plain = Plain(folder_of(backend))
+    expected = [
+        np.concatenate([plain.logprobs(row.tolist(), target.tolist()) for target in ids])
+        for row in rows
+    ]
+    assert np.std(expected, axis=0).min() > 100 * atol  # the masks matter
+    for tokens in (0, 300, 10_000):
+        backend._batch_size.tokens = tokens
+        np.testing.assert_allclose(scored(backend, rows, *ids), expected, atol=atol)
+    return 3 * sum(len(row) + len(target) - 1 for row in rows for target in ids)
+
+
+def test_what_masks_and_targets_share_is_read_once(backend, monkeypatch):
+    reads = Reads(backend, monkeypatch)
+    whole = assert_as_plain(backend, ["Paris", "in Paris, with Anna", "tea"])
+    assert backend._pass.shares
+    assert reads.continued > 100
+    assert reads.tokens < 0.3 * whole
+    assert backend.tokenise(long_prompt()).notes == ()
+
+
+def test_rows_up_to_the_end_of_the_context(gpt2, gpt2_folder):
+    """Padding must not be placed beyond it, where the model knows no position."""
+    random = np.random.default_rng(0)
+    trunk = random.integers(1, 300, CONTEXT - 2)
+    rows = [trunk, np.append(trunk[:200], trunk[:45]), np.append(trunk[:120], trunk[:70])]
+    target = np.array([7, 8])
+    gpt2._batch_size.tokens = 10_000
+    plain = Plain(gpt2_folder)
+    expected = [plain.logprobs(row.tolist(), target.tolist()) for row in rows]
+    np.testing.assert_allclose(scored(gpt2, rows, target), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_windows_shorter_than_the_prompt(tmp_path, monkeypatch, implementation):
+    config = transformers.MistralConfig(**LLAMA, sliding_window=9)
+    folder = save(tmp_path, config, make_tokenizer(["<|endoftext|>"]))
+    backend = load(str(reconfigure(folder, attn_implementation=implementation)), device="cpu")
+    reads = Reads(backend, monkeypatch)
+    assert_as_plain(backend, ["Paris", "in Paris"])
+    assert reads.continued > 100
+
+
+def test_a_window_is_tried_once_a_prompt_is_longer(tmp_path, monkeypatch):
+    """Kept states of a model that got its window wrong would not show in shorter rows."""
+    folder = save(
+        tmp_path,
+        transformers.MistralConfig(**LLAMA, sliding_window=60),
+        make_tokenizer(["<|endoftext|>"]),
+    )
+    backend = load(str(folder), device="cpu")
+    real = backend._model.forward
+
+    def forward(*args, past_key_values=None, attention_mask=None, **kwargs):
+        if past_key_values is not None and past_key_values.get_seq_length() > 60:
+            attention_mask = attention_mask.clone()
+            attention_mask[:, 60:] = 0
+        return real(*args, past_key_values=past_key_values, attention_mask=attention_mask, **kwargs)
+
+    monkeypatch.setattr(backend._model, "forward", forward)
+    assert backend.tokenise(FACTS).notes == ()
+    (note,) = backend.tokenise(long_prompt()).notes
+    assert "with states kept, scores are" in note
+    assert_as_plain(backend, ["Paris"])
+
+
+def test_a_recurrent_model_reads_every_row_whole(tmp_path, monkeypatch):
+    config = transformers.MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=4)
+    backend = load(str(save(tmp_path, config, make_tokenizer(["<|endoftext|>"]))), device="cpu")
+    assert not backend._pass.shares
+    reads = Reads(backend, monkeypatch)
+    assert_as_plain(backend, ["Paris"], atol=1e-4)
+    assert reads.continued == 0
+    (note,) = backend.tokenise(long_prompt()).notes
+    assert note.startswith("what masked prompts have in common is read anew for each")
+
+
+@pytest.mark.parametrize("kind", ["bloom", "opt", "qwen3_next"])
+def test_other_ways_to_place_tokens(tmp_path, kind):
+    """Biases by distance, positions from the mask, states of other kinds: shared or not, right."""
+    configs = {
+        "bloom": lambda: transformers.BloomConfig(hidden_size=32, n_layer=2, n_head=4),
+        "opt": lambda: transformers.OPTConfig(
+            hidden_size=32,
+            ffn_dim=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=CONTEXT,
+            word_embed_proj_dim=32,
+        ),
+        "qwen3_next": lambda: transformers.Qwen3NextConfig(
+            **LLAMA,
+            head_dim=8,
+            linear_num_value_heads=2,
+            linear_num_key_heads=2,
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
+            layer_types=["linear_attention", "full_attention"],
+            num_experts=0,
+            mlp_only_layers=[0, 1],
+        ),
+    }
+    tokenizer = make_tokenizer(["<|endoftext|>"])
+    backend = load(str(save(tmp_path, configs[kind](), tokenizer)), device="cpu")
+    assert_as_plain(backend, ["Paris", "tea"], atol=1e-4)
+    assert backend._pass.shares == (backend.tokenise(FACTS).notes == ())
+
+
+def test_half_precision_is_shared_too(llama_folder, tmp_path):
+    plain = Plain(llama_folder)
+    plain.model.to(torch.bfloat16).save_pretrained(tmp_path)
+    plain.tokenizer.save_pretrained(tmp_path)
+    backend = load(str(tmp_path), device="cpu", dtype="bfloat16")
+    assert backend._pass.shares
+    masks = np.random.default_rng(0).random((20, 3)) < 0.5
+    noises = [
+        model.open(FACTS, Question(target="Paris"), lambda: False).noise_floor(
+            masks, lambda scores: scores.values.mean(axis=1)
+        )
+        for model in (backend, load(str(llama_folder), device="cpu"))
+    ]
+    assert 0 <= noises[1] < 1e-5 < noises[0] < 0.1
+
+
+# ---- what scores depend on ----------------------------------------------------------------------
+
+
+def test_a_second_load_is_known_by_the_same_bytes(llama, llama_folder):
+    assert load(str(llama_folder), device="cpu").fingerprint == llama.fingerprint
+    assert len(llama.fingerprint) == 32
+
+
+def test_a_moved_folder_is_the_same_model(llama, llama_folder, tmp_path):
+    shutil.copytree(llama_folder, tmp_path, dirs_exist_ok=True, copy_function=shutil.copy2)
+    assert load(str(tmp_path), device="cpu").fingerprint == llama.fingerprint
+
+
+def rewrite_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    before = path.stat().st_mtime_ns
+    path.write_bytes(path.read_bytes())
+    os.utime(path, ns=(before + 1, before + 1))
+
+
+def rewrite_template(folder: Path) -> None:
+    path = folder / "chat_template.jinja"
+    path.write_text(path.read_text() + " ")
+
+
+def rewrite_tokenizer(folder: Path) -> None:
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    whole["normalizer"] = {"type": "Lowercase"}
+    (folder / "tokenizer.json").write_text(json.dumps(whole))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        rewrite_weights,
+        rewrite_template,
+        rewrite_tokenizer,
+        lambda folder: reconfigure(folder, rms_norm_eps=1e-3),
+        lambda folder: reconfigure(folder, attn_implementation="eager"),
+    ],
+)
+def test_what_changes_scores_changes_the_bytes(llama_folder, tmp_path, change):
+    shutil.copytree(llama_folder, tmp_path, dirs_exist_ok=True, copy_function=shutil.copy2)
+    before = load(str(tmp_path), device="cpu").fingerprint
+    change(tmp_path)
+    assert load(str(tmp_path), device="cpu").fingerprint != before
+
+
+def test_the_type_of_numbers_and_the_versions_are_part_of_the_bytes(llama, monkeypatch):
+    loaded = load_causal_lm(folder_of(llama).as_posix(), device="cpu", dtype="bfloat16")
+    assert fingerprint(loaded) != llama.fingerprint
+    loaded = load_causal_lm(folder_of(llama).as_posix(), device="cpu", dtype=None)
+    assert fingerprint(loaded) == llama.fingerprint
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: f"{real(name)}.1")
+    assert fingerprint(loaded) == llama.fingerprint  # what is behind the second point
+    monkeypatch.setattr(metadata, "version", lambda name: f"1{real(name)}")
+    assert fingerprint(loaded) != llama.fingerprint
+
+
+def test_a_model_from_the_hub_is_known_by_its_commit(llama_folder, tmp_path, monkeypatch):
+    """As the Hub's client keeps it on disk; nothing is fetched."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(tmp_path), raising=False)
+    found = []
+    for commit in ("a" * 40, "b" * 40):
+        kept = tmp_path / "models--owner--tiny"
+        shutil.copytree(llama_folder, kept / "snapshots" / commit)
+        (kept / "refs").mkdir(exist_ok=True)
+        (kept / "refs" / "main").write_text(commit)
+        found += [load("owner/tiny", device="cpu").fingerprint for _ in range(2)]
+    assert found[0] == found[1] != found[2] == found[3]
 
 
 # ---- the whole way ------------------------------------------------------------------------------
@@ -467,18 +719,18 @@ def test_game_on_a_chat_model(name, request):
         ("user", ["Bob works with Anna. ", "Anna lives in Paris. ", "🦜 likes tea. "]),
         fixed="Where does Bob live?",
     )
-    tokenised = backend.tokenise(chat)
-    target = backend.greedy(tokenised, max_tokens=5)
-    game = TargetGame(backend, tokenised, target)
+    scorer = backend.open(chat, Question(), lambda: False)
+    (target,) = scorer.targets
     masks = np.array([[1, 1, 1, 1], [0, 1, 1, 0], [0, 0, 0, 0], [0, 1, 1, 0]], dtype=bool)
-    values = game(masks)
-    plain = Plain(folder_of(backend))
-    expected = [
-        plain.logprobs(tokenised.masked(mask).tolist(), target.tolist()).mean() for mask in masks
-    ]
-    np.testing.assert_allclose(values, expected, atol=1e-5)
-    assert len(game.logprobs) == 3
-    assert game.input_tokens == sum(len(tokenised.masked(m)) + len(target) for m in masks[:3])
+    found = np.full((4, len(target.spans)), np.nan)
+    for rows, scores in scorer.score(masks, lambda: False):
+        found[rows] = scores.values
+    plain, tokenised = Plain(folder_of(backend)), backend.tokenise(chat)
+    ids = backend.greedy(tokenised).tolist()
+    expected = [plain.logprobs(tokenised.masked(mask).tolist(), ids) for mask in masks]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert target.own
+    assert target.text == backend.decode(np.array(ids)).strip()
 
 
 # ---- loading ------------------------------------------------------------------------------------
@@ -486,7 +738,7 @@ def test_game_on_a_chat_model(name, request):
 
 def test_importing_loads_nothing_heavy():
     code = (
-        "import sys, spex_engine.values, spex_engine.backends, spex_engine.backends.transformers\n"
+        "import sys, spex_engine.backends, spex_engine.backends.transformers\n"
         "assert not {'torch', 'transformers', 'tokenizers'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
@@ -515,7 +767,7 @@ def test_half_precision_is_for_accelerators_unless_asked_for(llama_folder, tmp_p
     # Loaded afresh: .to() has rounded what is kept in float32 beside the weights.
     plain.model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=loaded).eval()
     expected = plain.logprobs(tokenised.ids.tolist(), target.tolist())
-    found = backend.target_logprobs([tokenised.ids], target)[0]
+    found = scored(backend, [tokenised.ids], target)[0]
     np.testing.assert_allclose(found, expected, atol=1e-5 if given is None else 0.05)
 
 
@@ -527,8 +779,11 @@ def config_only(folder: Path, **config) -> Path:
 def copied(folder: Path, to: Path, **config) -> Path:
     """A copy of the model with other entries in its config."""
     shutil.copytree(folder, to, dirs_exist_ok=True)
-    whole = json.loads((to / "config.json").read_text()) | config
-    return config_only(to, **whole)
+    return reconfigure(to, **config)
+
+
+def reconfigure(folder: Path, **config) -> Path:
+    return config_only(folder, **json.loads((folder / "config.json").read_text()) | config)
 
 
 def said(name: str | Path) -> str:

@@ -8,8 +8,9 @@ transformers' AutoModelForCausalLM. It must not know masks' designs, estimators,
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spex_engine.backends.base import Ids, TokenisedPrompt
-from spex_engine.backends.batching import BatchSize, score_rows
-from spex_engine.backends.tokens import (
-    check_context,
-    continuation,
-    right_padded,
-    tokenise_pieces,
-)
-from spex_engine.wire import ModelError, Piece, Prompt
+from spex_engine.backends.base import ShouldStop
+from spex_engine.backends.batching import BatchSize, Run, padded, score_rows
+from spex_engine.backends.causal import CausalScorer, Ids, TokenisedPrompt, open_causal
+from spex_engine.backends.tokens import check_context, continuation, tokenise_pieces
+from spex_engine.wire import ModelError, Piece, Prompt, Question
 
 Array = NDArray[np.float32]
 WEIGHTS = Path(__file__).parent / "weights"
@@ -97,17 +94,46 @@ class Llama:
         return rotated
 
 
+class DemoPass:
+    """A batch of rows through the embedded model (see ``batching.ForwardPass``).
+
+    It shares no prefixes: its rows are short.
+    """
+
+    shares = False
+    overhead = 64.0
+    kept_tokens = past_tokens = 0
+    max_logits = TOKENS_PER_BATCH
+
+    def __init__(self, model: Llama) -> None:
+        self._model = model
+
+    def __call__(self, runs: Sequence[Run]) -> tuple[list[NDArray[np.float64]], list[None]]:
+        ids, places = padded(runs)
+        states = self._model.hidden(ids)[np.arange(len(runs))[:, None], places]
+        logprobs = self._model.logprobs(states).astype(np.float64)
+        found = [
+            row[np.arange(len(run.places)), run.wanted]
+            for row, run in zip(logprobs, runs, strict=True)
+        ]
+        return found, [None] * len(runs)
+
+
 class DemoBackend:
-    """The embedded model as a Backend (backends/base.py)."""
+    """The embedded model as a Model and a CausalModel (backends/base.py, backends/causal.py)."""
 
     uri = "demo"
 
-    def __init__(self, model: Llama, tokenizer: Any, end: int) -> None:
+    def __init__(self, model: Llama, tokenizer: Any, end: int, fingerprint: bytes) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.end = end
+        self.fingerprint = fingerprint
         self.context_length: int | None = model.context_length
         self.batch_size = BatchSize(tokens=TOKENS_PER_BATCH, adapts=False)
+
+    def open(self, prompt: Prompt, question: Question, should_stop: ShouldStop) -> CausalScorer:
+        return open_causal(self, prompt, question, should_stop)
 
     def tokenise(self, prompt: Prompt) -> TokenisedPrompt:
         """The messages' texts, a line apart: this model knows no chat roles."""
@@ -138,27 +164,14 @@ class DemoBackend:
         text: str = self.tokenizer.decode(ids.tolist())
         return text
 
-    def target_logprobs(
+    def logprobs(
         self,
         rows: Sequence[Ids],
-        target: Ids,
-        should_stop: Callable[[], bool] | None = None,
-    ) -> NDArray[np.float64]:
+        targets: Sequence[Ids],
+        should_stop: ShouldStop | None = None,
+    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
         rows = [row if len(row) else np.array([self.end]) for row in rows]  # a first token to be
-        return score_rows(
-            rows,
-            len(target),
-            lambda batch: self._score(batch, target),
-            self.batch_size,
-            max_rows=len(rows),
-            should_stop=should_stop,
-        )
-
-    def _score(self, rows: Sequence[Ids], target: Ids) -> NDArray[np.float64]:
-        ids, places = right_padded(rows, target)
-        hidden = self.model.hidden(ids)[np.arange(len(rows))[:, None], places]
-        found = self.model.logprobs(hidden)[:, np.arange(len(target)), target]
-        return found.astype(np.float64)
+        return score_rows(rows, targets, DemoPass(self.model), self.batch_size, should_stop)
 
     def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
@@ -174,10 +187,13 @@ def load(folder: Path = WEIGHTS) -> DemoBackend:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         model = Llama(config, load_file(folder / "model.safetensors"))
+        files = ("config.json", "tokenizer.json", "model.safetensors")
+        contents = [hashlib.blake2b((folder / name).read_bytes()).digest() for name in files]
+        fingerprint = hashlib.blake2b(b"demo" + b"".join(contents), digest_size=32).digest()
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         last = tokenizer.get_vocab_size() - 1
         model.logprobs(model.hidden(np.array([[last]])))  # all parts are there and fit together
-        return DemoBackend(model, tokenizer, config["eos_token_id"])
+        return DemoBackend(model, tokenizer, config["eos_token_id"], fingerprint)
     except Exception as error:
         raise ModelError(
             f"The embedded model's files in {folder} cannot be read ({error}). "
