@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spex_engine.evaluation import Evaluator
+    from spex_engine.evaluation import Evaluator, Portion
     from spex_engine.explainer import Explanation, explain, fit
     from spex_engine.faithfulness import noise_floor, r2, readings, recovery, removal_curve
     from spex_engine.fourier import SparseFourier
@@ -23,6 +23,7 @@ __all__ = [
     "Evaluator",
     "Explanation",
     "Interaction",
+    "Portion",
     "SparseFourier",
     "__version__",
     "explain",
@@ -40,6 +41,7 @@ _HOME = {
     "Evaluator": "spex_engine.evaluation",
     "Explanation": "spex_engine.explainer",
     "Interaction": "spex_engine.indices",
+    "Portion": "spex_engine.evaluation",
     "SparseFourier": "spex_engine.fourier",
     "explain": "spex_engine.explainer",
     "fit": "spex_engine.explainer",

@@ -7,17 +7,19 @@ design is itself a usable design.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import comb
 
 import numpy as np
 
 from spex_engine.fourier import Masks
+from spex_engine.hashed_masks import HashedMasks
 
 MAX_ENUMERATED = 26  # features: 2**26 masks take 1.7 GB, more is a mistake and no plan
 NEAR = 3  # a mask without so many features is still near the full one
 _REDRAWN = 2  # stream of random numbers for masks drawn anew
+_HASHED_TEST, _HASHED_FIT, _HASHED_NEAR = 0, 1, 2  # streams of hashes
 _PAIRED = 4  # times the features: so many masks to fit come in pairs
 _EARLY = 1.5  # after a share x of the other masks, x^(2/3) of the held-out ones have come
 
@@ -48,7 +50,12 @@ def enumerate_masks(n_features: int) -> Masks:
 
 
 def draw_design(
-    n_features: int, size: int, n_test: int = 0, seed: int = 0, n_near: int = 0
+    n_features: int,
+    size: int,
+    n_test: int = 0,
+    seed: int = 0,
+    n_near: int = 0,
+    identities: Sequence[bytes] | None = None,
 ) -> Design:
     """``size`` distinct masks, ``n_test`` uniform and ``n_near`` near-full of them held out.
 
@@ -59,6 +66,10 @@ def draw_design(
     masks of their own say more about the rest. Held-out ones are spread among these, denser
     at the start. ``size`` may be up to 2**n: then the design is every mask. ValueError for sizes
     that cannot be had.
+
+    With ``identities``, n distinct ones, what is drawn outlives edits (`hashed_masks`): after one
+    segment's identity has changed, uniform masks that leave it out are drawn again, all but the
+    last few. Then no masks come in pairs: what outlives an edit has no complement that does.
     """
     if size < 1 or (n_features < size.bit_length() and size > 2**n_features):
         raise ValueError(f"size: {size}, expected 1..2**{n_features}")
@@ -67,6 +78,8 @@ def draw_design(
     for name, count, most in (("n_test", n_test, spare), ("n_near", n_near, spare - n_test)):
         if not 0 <= count <= most:
             raise ValueError(f"{name}: {count}, expected 0..{most}")
+    if identities is not None:
+        return _hashed_design(anchors, HashedMasks.of(identities, seed), size, n_test, n_near)
     rng = np.random.default_rng(seed)
     near = near_full_masks(n_features, n_near, anchors, rng)
     taken = {mask.tobytes() for mask in (*anchors, *near)}
@@ -109,6 +122,26 @@ def redraw(design: Design, asked: int, n_test: int, n_near: int, seed: int) -> D
     test = _take(min(spare, max(0, n_test - there)), taken, uniform, n)
     train = _take(spare - len(test), taken, _candidates(n, size, rng, paired=False), n)
     return _spread(kept, train, test, near_full)
+
+
+def _hashed_design(
+    anchors: Masks, hashed: HashedMasks, size: int, n_test: int, n_near: int
+) -> Design:
+    """``size`` masks: ``anchors``, then hashed ones, so many of them held out."""
+    n = anchors.shape[1]
+
+    def uniform(stream: int) -> Iterator[Masks]:
+        if _are_few(n, size):
+            return iter([hashed.ordered(enumerate_masks(n), stream)])
+        return hashed.uniform(size, stream)
+
+    most = _most_dropped(n, n_near, anchors)
+    taken = {mask.tobytes() for mask in anchors}
+    near = _take(n_near, taken, hashed.near_full(n_near, most, _HASHED_NEAR), n)
+    test = _take(n_test, taken, uniform(_HASHED_TEST), n)
+    train = _take(size - len(anchors) - n_test - n_near, taken, uniform(_HASHED_FIT), n)
+    first = Design(anchors, np.zeros(len(anchors), np.bool_), len(anchors))
+    return _spread(first, train, test, near)
 
 
 def _spread(first: Design, train: Masks, test: Masks, near: Masks) -> Design:
@@ -160,12 +193,7 @@ def near_full_masks(n_features: int, count: int, besides: Masks, rng: np.random.
     ``besides`` are distinct too. How many are dropped is drawn first, each number as likely as the
     others, and then which; never all of them. ValueError where there are not that many.
     """
-    most = min(NEAR, n_features - 1)
-    dropped = n_features - besides.sum(axis=1)
-    there = sum(comb(n_features, size) for size in range(1, most + 1))
-    free = there - int(np.count_nonzero((dropped >= 1) & (dropped <= most)))
-    if not 0 <= count <= free:
-        raise ValueError(f"count: {count}, expected 0..{free}")
+    most = _most_dropped(n_features, count, besides)
 
     def batches() -> Iterator[Masks]:
         while True:
@@ -175,11 +203,27 @@ def near_full_masks(n_features: int, count: int, besides: Masks, rng: np.random.
     return _take(count, {mask.tobytes() for mask in besides}, batches(), n_features)
 
 
+def _most_dropped(n_features: int, count: int, besides: Masks) -> int:
+    """By a near-full mask. ValueError where there are not ``count`` of them beside others."""
+    most = min(NEAR, n_features - 1)
+    dropped = n_features - besides.sum(axis=1)
+    there = sum(comb(n_features, size) for size in range(1, most + 1))
+    free = there - int(np.count_nonzero((dropped >= 1) & (dropped <= most)))
+    if not 0 <= count <= free:
+        raise ValueError(f"count: {count}, expected 0..{free}")
+    return most
+
+
+def _are_few(n_features: int, size: int) -> bool:
+    """Whether drawing ``size`` masks would mostly repeat itself, so that all are looked at."""
+    return n_features <= MAX_ENUMERATED and 2**n_features <= 4 * size
+
+
 def _candidates(
     n_features: int, size: int, rng: np.random.Generator, *, paired: bool
 ) -> Iterator[Masks]:
     """Batches of uniform masks; every mask once where drawing would mostly repeat itself."""
-    if n_features <= MAX_ENUMERATED and 2**n_features <= 4 * size:
+    if _are_few(n_features, size):
         masks = enumerate_masks(n_features)
         if paired:
             half = rng.permutation(masks[: len(masks) // 2])

@@ -8,7 +8,7 @@ were cached.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from math import ceil
@@ -18,23 +18,27 @@ import numpy as np
 import numpy.typing as npt
 
 from spex_engine import threads
-from spex_engine.coded_design import least_budget
 from spex_engine.convergence import ENOUGH_TEST, Evidence, settled
-from spex_engine.designs import Design, draw_design
-from spex_engine.estimators import PLANS, estimator
-from spex_engine.evaluation import CHUNK, Evaluator, Game, arrivals, as_evaluator
-from spex_engine.fitting import Fitted, Task
+from spex_engine.designs import Design
+from spex_engine.estimators import estimator
+from spex_engine.evaluation import (
+    CHUNK,
+    Collected,
+    Evaluator,
+    Game,
+    Samples,
+    arrivals,
+    as_evaluator,
+)
+from spex_engine.first_task import checked_identities, first_task, test_sizes
+from spex_engine.fitting import Task
 from spex_engine.fourier import Floats, Masks, SparseFourier, checked_samples
+from spex_engine.judging import Fitted
 from spex_engine.wire import Evaluations, Faithfulness
 
 _GROWTH = 2.0  # of the masks asked for, from one round to the next
 _CHOOSING = 1.25  # growth from one choice of masks to the next
 _CONFIRMING = 1.5  # growth where one more good fit would be enough
-_CODED_FROM = 1.5  # times the least budget of a code: then there is something left to look first
-_MIN_BUDGET_FOR_TEST = 64  # below it every mask is worth more in the fit
-_MIN_BUDGET_FOR_NEAR = 256  # below it near-full masks are
-_TEST_SHARE, _MIN_TEST, _MAX_TEST = 0.15, 16, 256
-_TEST_SHARE_BESIDE_NEAR, _NEAR_SHARE, _MAX_NEAR = 1 / 8, 1 / 16, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,9 @@ class Explanation:
     sum is the progress), and ``cached`` is 0: the engine does not know. ``notes``: what a person
     should know about this result. ``seconds``: since the start. ``converged``: the run is over,
     and every mask was measured or the fit no longer changed (`convergence.settled`).
+    ``variances`` float (m,), of the noise of each value, and ``censored`` int8 (m,), -1 or 1 where
+    the true value is at most or at least the one that is there: None where no value has such. A
+    variance that is not known is the mean of those that are.
     """
 
     fourier: SparseFourier
@@ -60,6 +67,8 @@ class Explanation:
     masks: Masks
     values: Floats
     near_full: Faithfulness | None = None
+    variances: Floats | None = None
+    censored: npt.NDArray[np.int8] | None = None
 
 
 def explain(
@@ -71,6 +80,7 @@ def explain(
     seed: int = 0,
     on_progress: Callable[[Explanation], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    identities: Sequence[bytes] | None = None,
 ) -> Explanation:
     """Explain ``game``, which maps masks bool (m, n) to values float (m,), within ``budget`` masks.
 
@@ -81,7 +91,7 @@ def explain(
     budget ("auto", "spex") or are demanded ("exact"). Otherwise, from a budget of 64, 15% of the
     masks (16 or more) are held out from the fit to judge it; from 256 it is 1/8 uniform ones (up to
     256) and 1/16 near-full ones (up to 64). "spex" samples masks of its own, with at least 32 held
-    out;
+    out; without identities
     "auto" begins with them from 1.5 times the least budget of "spex", and goes over to uniform ones
     where these first ones show that no code is needed. After the first ones, "gp" and "auto"
     choose the masks to fit by what they would tell (`estimators.next_masks`), up to 1500 samples.
@@ -90,6 +100,12 @@ def explain(
     are chosen, a round has several parts, each chosen by what is known by then. The run ends
     before the budget is spent where two fits in a row say the same and say it well
     (`convergence.settled`), unless every mask is to be measured.
+
+    ``identities``: one for each feature, distinct, such as a hash of its text. Masks are then drawn
+    by these (`hashed_masks`), and none is chosen by what is known: after an edit of one feature, a
+    run on the same seed asks again for nearly every mask that leaves it out, whose values need not
+    be measured anew. "auto" then begins with no coded masks, for which that holds only of edits in
+    place.
 
     ``max_order`` None leaves the order to the method. ``on_progress`` gets an Explanation after
     each round, with a new fit, and after each 64 values within one, with the last fit; it changes
@@ -108,10 +124,11 @@ def explain(
     max_order = None if max_order is None else _integer("max_order", max_order, 1)
     estimator(method)  # an unknown name is worth no evaluation
     every = n < budget.bit_length()  # 2**n <= budget
-    task = _task(n, budget, every, method, max_order, seed)
+    task = first_task(n, budget, every, method, max_order, seed, checked_identities(identities, n))
     design, size = task.design, len(task.design.masks)
     stop = _Stop(should_stop)
-    values, done = np.full(size, np.nan), np.zeros(size, np.bool_)
+    seen = Collected(size)
+    values, done = seen.values, seen.done
     asked = reported = round_end = fitted_at = 0
     fitted: Fitted | None = None
     quick = False  # whether a better fit of the same values could be had
@@ -123,14 +140,14 @@ def explain(
         end = _whole(asked * _CHOOSING, round_end) if task.chooses(asked) else round_end
         if asked:
             with threads.for_fit(asked):
-                task = task.revised(values[:asked], end, *_test_sizes(size))
+                task = task.revised(seen.first(asked), end, *test_sizes(size))
             design = task.design
         with closing(arrivals(evaluator, design.masks[asked:end], stop)) as portions:
-            for rows, arrived in portions:
-                values[asked + rows], done[asked + rows] = arrived, True
+            for portion in portions:
+                seen.add(asked, portion)
                 n_done = int(done.sum())
                 if on_progress and fitted and reported + CHUNK <= n_done < round_end:
-                    on_progress(_explanation(task, fitted, values, done, started))
+                    on_progress(_explanation(task, fitted, seen, started))
                     reported = n_done
         if stop.said:
             break
@@ -142,25 +159,25 @@ def explain(
         if np.isnan(values[:asked]).all():
             continue
         counts = not every and (not design.rounds or asked >= design.rounds[0])
-        could_settle = counts and _n_test(design, values) >= ENOUGH_TEST
+        could_settle = counts and _n_test(design, seen.first(size)) >= ENOUGH_TEST
         if on_progress or could_settle or asked == size:
             with threads.for_fit(asked):
-                fitted, fitted_at = task.fit(values[:asked], last=asked == size), asked
+                fitted, fitted_at = task.fit(seen.first(asked), last=asked == size), asked
             quick = asked < size
             after = fitted.evidence if counts else None
             converged = before is not None and after is not None and settled(before, after)
             before = after
             if on_progress and asked < size and not converged:
-                on_progress(_explanation(task, fitted, values, done, started))
+                on_progress(_explanation(task, fitted, seen, started))
     if asked == size and np.isnan(values).all():
         raise ValueError(f"game: all {size} evaluations failed (NaN), nothing to explain")
     if fitted is None or (stop.said and (quick or done[fitted_at:].any())):
         usable = _usable(design, done)
         with threads.for_fit(usable):
-            fitted = task.fit(values[:usable])
+            fitted = task.fit(seen.first(usable))
     if every and np.isfinite(values).all():
         converged = True
-    explanation = _explanation(task, fitted, values, done, started, converged)
+    explanation = _explanation(task, fitted, seen, started, converged)
     if on_progress and not stop.said:
         on_progress(explanation)
     return explanation
@@ -192,41 +209,6 @@ class _Stop:
         return self.said
 
 
-def _task(n: int, budget: int, every: bool, method: str, max_order: int | None, seed: int) -> Task:
-    if method == "exact" and not every:
-        raise ValueError(
-            f"budget: {budget}, expected at least 2**{n} for method 'exact' with {n} features"
-        )
-    if method in PLANS and not every:
-        plan = PLANS[method](n, budget, max_order=max_order, seed=seed)
-        return Task(plan.design, method, max_order, seed, False, plan)
-    if method == "auto" and not every and _may_be_coded(n, budget):
-        plan = PLANS["spex"](n, budget, max_order=max_order, seed=seed)
-        return Task(plan.design, method, max_order, seed, False, plan)
-    size = 2**n if every else budget
-    n_test, n_near = _test_sizes(size)
-    design = draw_design(n, size, n_test, seed, n_near)
-    return Task(design, method, max_order, seed, every and method in ("auto", "exact", *PLANS))
-
-
-def _may_be_coded(n: int, budget: int) -> bool:
-    """Whether "auto" can afford to begin with coded masks."""
-    try:
-        return budget >= _CODED_FROM * least_budget(n)
-    except ValueError:  # no code for so few or so many features
-        return False
-
-
-def _test_sizes(size: int) -> tuple[int, int]:
-    """How many uniform masks and how many near-full ones to hold out."""
-    if size < _MIN_BUDGET_FOR_TEST:
-        return 0, 0
-    if size < _MIN_BUDGET_FOR_NEAR:
-        return max(round(_TEST_SHARE * size), _MIN_TEST), 0
-    near = min(round(_NEAR_SHARE * size), _MAX_NEAR)
-    return min(round(_TEST_SHARE_BESIDE_NEAR * size), _MAX_TEST), near
-
-
 def _round_end(asked: int, size: int, rounds: tuple[int, ...], confirming: bool) -> int:
     """How many masks are to be asked for by the end of the next round."""
     end = asked * (_CONFIRMING if confirming else _GROWTH)
@@ -241,9 +223,11 @@ def _whole(wanted: float, most: int) -> int:
     return min(most, max(1, ceil(wanted / CHUNK)) * CHUNK)
 
 
-def _n_test(design: Design, values: Floats) -> int:
-    """Uniform held-out masks with a value."""
-    there = design.held_out & np.isfinite(values)
+def _n_test(design: Design, samples: Samples) -> int:
+    """Uniform held-out masks with a value that is no mere bound."""
+    there = design.held_out & np.isfinite(samples.values)
+    if samples.censored is not None:
+        there &= samples.censored == 0
     there[list(design.near_full)] = False
     return int(there.sum())
 
@@ -261,11 +245,11 @@ def _usable(design: Design, done: npt.NDArray[np.bool_]) -> int:
 def _explanation(
     task: Task,
     fitted: Fitted,
-    values: Floats,
-    done: npt.NDArray[np.bool_],
+    seen: Collected,
     started: float,
     converged: bool = False,
 ) -> Explanation:
+    values, done, samples = seen.values, seen.done, seen.first(len(seen.values))
     known = np.isfinite(values)
     size, n_done, n_known = len(values), int(done.sum()), int(known.sum())
     notes = list(fitted.notes)
@@ -289,6 +273,8 @@ def _explanation(
         masks=task.design.masks[known],
         values=values[known],
         near_full=fitted.near_full,
+        variances=None if samples.variances is None else samples.variances[known],
+        censored=None if samples.censored is None else samples.censored[known],
     )
 
 

@@ -12,14 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from spex_engine.coded_design import least_budget
-from spex_engine.convergence import Evidence
-from spex_engine.designs import NEAR, Design, redraw, uniform_masks
+from spex_engine.designs import Design, redraw, uniform_masks
 from spex_engine.estimators import ESTIMATORS, PLANS, Plan
+from spex_engine.estimators.censored import imputed
 from spex_engine.estimators.next_masks import next_masks
 from spex_engine.estimators.selection import choose
 from spex_engine.estimators.spectral_gp import MAX_SAMPLES, Posterior
+from spex_engine.evaluation import Samples
 from spex_engine.faithfulness import r2
-from spex_engine.fourier import Floats, Masks, SparseFourier
+from spex_engine.fourier import Floats, SparseFourier
+from spex_engine.judging import Fitted, finite, judged, without_bounds
 from spex_engine.wire import Faithfulness
 
 _FEWEST_TO_LOOK = 100  # masks before "auto" judges whether it can do without a code,
@@ -34,27 +36,10 @@ _LUCK = 0.01  # R2 by which a code must be better on the few held-out masks
 _CHOSEN = 1  # stream of random numbers for candidates
 _FEWEST_FOR_RARE = 10  # features from which full, empty and leave-one-out masks are no chance draws
 _FEWEST_OTHERS = 32  # samples to fit before those of special masks can be spared
-_WORSE = 0.2  # R2 near the full prompt so much below the other is said,
-_MATERIAL = 0.1  # if the error there is more than this share of how values vary over all masks
-_NEAR_HOW = f"masks that lack 1 to {NEAR} features, held out from the fit"
+_EQUALLY_NOISY = "spex lets all values count the same, though some are known to be noisier"
+_NOISY = "every value is met with its noise, which the error bars show: values are noisy"
 
 Rows = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """A fit, how it was judged, and what to say about it.
-
-    ``evidence``: None where no uniform masks were held out, or their values do not vary, so that
-    predicting them shows nothing. ``exact``: every mask was measured and transformed.
-    """
-
-    fourier: SparseFourier
-    faithfulness: Faithfulness
-    notes: tuple[str, ...] = ()
-    near_full: Faithfulness | None = None
-    evidence: Evidence | None = None
-    exact: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +47,8 @@ class Task:
     """What a fit is made of, the same during a run unless `revised`.
 
     ``plan``: of a method that samples its own masks. Method "auto" has one where the budget allows:
-    then coded masks are what it asks for, until it has seen that it can do without.
+    then coded masks are what it asks for, until it has seen that it can do without. ``identities``:
+    of the features, where what is asked for is to outlive an edit.
     """
 
     design: Design
@@ -71,50 +57,111 @@ class Task:
     seed: int
     exact: bool  # every mask is to be measured and transformed, nothing estimated
     plan: Plan | None = None
+    identities: tuple[bytes, ...] | None = None
 
-    def fit(self, values: Floats, last: bool = True) -> Fitted:
-        """The fit of the values (j,) of the first j masks of the design, NaN where there is none.
+    def fit(self, samples: Samples, last: bool = True) -> Fitted:
+        """The fit of what is known of the first masks of the design.
 
         Held-out masks are kept from it and used to judge it, unless there are no others. ``last``
         False: other fits will follow, so a quick one will do.
         """
+        if samples.censored is None:
+            return self._fit(samples.values, _pooled(samples.variances), self.exact, last)
+        known, held_out = np.isfinite(samples.values), self.design.held_out[: len(samples.values)]
+        bounds = known & (samples.censored != 0)
+        values, variances, told = self._with_expected(samples, samples.censored)
+        values[bounds & held_out] = np.nan  # they can judge nothing
+        fitted = self._fit(values, variances, False, last)
+        fitted = without_bounds(self.design, fitted, bounds & held_out)
+        notes, then = fitted.notes, "what is to be expected beyond took their place"
+        if not told:
+            then = "too few others are there to tell more of them, so bounds were taken as values"
+            notes = tuple(f"{note}, with bounds taken as values" for note in notes)
+        note = f"{int(bounds.sum())} of {int(known.sum())} values are only bounds: {then}"
+        return replace(fitted, notes=(*notes, note))
+
+    def _with_expected(
+        self, samples: Samples, censored: npt.NDArray[np.int8]
+    ) -> tuple[Floats, Floats | None, bool]:
+        """Values to fit, with expected ones for bounds, their variances, and whether there are
+        such: else bounds are still among the values.
+        """
+        values, variances = samples.values.copy(), _pooled(samples.variances)
+        train = np.isfinite(values) & ~self.design.held_out[: len(values)]
+        if (censored[train] != 0).any():
+            filled, noise = imputed(
+                self.design.masks[: len(values)][train],
+                values[train],
+                censored[train],
+                None if variances is None else variances[train],
+            )
+            if np.array_equal(filled, values[train]):
+                return values, variances, False
+            values[train] = filled
+            variances = np.zeros(len(values)) if variances is None else variances
+            variances[train] = noise
+        return values, variances, True
+
+    def _fit(self, values: Floats, variances: Floats | None, exact: bool, last: bool) -> Fitted:
         known = np.isfinite(values)
         masks = self.design.masks[: len(values)]
         if not known.any():
             nothing = SparseFourier(masks.shape[1], self.method, (), np.zeros(0))
             return Fitted(nothing, Faithfulness(None, "nothing was measured", 0))
-        if self.exact and known.all() and len(values) == len(self.design.masks):
-            fourier = ESTIMATORS["exact"](masks, values, max_order=self.max_order)
+        if exact and known.all() and len(values) == len(self.design.masks):
+            fourier = ESTIMATORS["exact"](
+                masks, values, max_order=self.max_order, variances=variances
+            )
             score = r2(fourier, masks, values)
-            judged = Faithfulness(_number(score), "every mask was measured", len(values))
-            why = f"every mask fits the budget, so {self.method} had nothing to decode: exact"
-            return Fitted(fourier, judged, (why,) if self.method in PLANS else (), exact=True)
+            every = Faithfulness(finite(score), "every mask was measured", len(values))
+            notes: tuple[str, ...] = ()
+            if self.method in PLANS:
+                notes = (
+                    f"every mask fits the budget, so {self.method} had nothing to decode: exact",
+                )
+            if variances is not None:
+                notes += (f"{_NOISY}, by {np.sqrt(variances.mean()):.2g} (standard deviation)",)
+            return Fitted(fourier, every, notes, exact=True)
         held_out = self.design.held_out[: len(values)]
         train, test = known & ~held_out, known & held_out
         if self.plan is not None and self.method != "auto" and train.any():
             fourier, notes = self.plan.fit(values)
-            return self._judged(fourier, notes, values, test)
+            if variances is not None:
+                notes += (_EQUALLY_NOISY,)
+            return judged(self.design, fourier, notes, values, test, variances)
         judgeable = bool(train.any())
         if not judgeable:  # all but held-out ones failed: rather a fit than a judgement
             train, test = test, train
         train = self._without_anchors(train)
-        method, max_order, notes = self.method, self.max_order, ()
+        method, max_order = self.method, self.max_order
+        notes = ()
         if self.exact or self.plan is not None:  # what it was to do cannot be done
             method = "auto"
         if method == "auto":
             choice = choose(
-                masks[train], values[train], max_order=max_order, seed=self.seed, trees=last
+                masks[train],
+                values[train],
+                max_order=max_order,
+                seed=self.seed,
+                trees=last,
+                variances=None if variances is None else variances[train],
             )
             method, max_order, notes = choice.method, choice.max_order, (choice.why,)
         if method == "gp" and train.sum() > MAX_SAMPLES:
             notes += (f"gp fits {MAX_SAMPLES} of the {train.sum()} samples, drawn at random",)
         fourier = ESTIMATORS[method](
-            masks[train], values[train], max_order=max_order, seed=self.seed
+            masks[train],
+            values[train],
+            max_order=max_order,
+            seed=self.seed,
+            variances=None if variances is None else variances[train],
         )
-        fitted = self._judged(fourier, notes, values, test)
-        return self._or_decoded(fitted, values, test) if judgeable else fitted
+        fitted = judged(self.design, fourier, notes, values, test, variances)
+        return self._or_decoded(fitted, values, test, variances) if judgeable else fitted
 
-    def _or_decoded(self, other: Fitted, values: Floats, test: Rows) -> Fitted:
+    def _or_decoded(
+        self, other: Fitted, values: Floats, test: Rows, variances: Floats | None
+    ) -> Fitted:
         """What "auto" decodes from coded masks, if it predicts held-out ones better than ``other``.
 
         Cross-validation cannot tell: on masks of a linear code a character may equal others, and a
@@ -124,33 +171,44 @@ class Task:
         if self.plan is None or self.method != "auto" or not complete:
             return other
         fourier, notes = self.plan.fit(values)
-        decoded = self._judged(fourier, notes, values, test)
+        decoded = judged(self.design, fourier, notes, values, test, variances)
         new, old = decoded.faithfulness.r2, other.faithfulness.r2
         if fourier.method not in PLANS or new is None or old is None or new <= old + _LUCK:
             return other
         why = f"{fourier.method}: R2 {new:.2f} on held-out masks, where the next best has {old:.2f}"
-        judged = replace(
+        faithfulness = replace(
             decoded.faithfulness, how=f"{decoded.faithfulness.how}, which also chose the method"
         )
         notes = (f"{why}: {other.notes[0]}", *decoded.notes)
-        return replace(decoded, faithfulness=judged, notes=notes)
+        if variances is not None:
+            notes += (_EQUALLY_NOISY,)
+        return replace(decoded, faithfulness=faithfulness, notes=notes)
 
     def chooses(self, asked: int) -> bool:
-        """Whether the masks after the first ``asked`` are chosen by what is known."""
+        """Whether the masks after the first ``asked`` are chosen by what is known.
+
+        Not where they are to outlive an edit: what is chosen depends on every value before, and so
+        on what was edited. Reuse gains more than choosing does (docs/method.md).
+        """
+        if self.identities is not None:
+            return False
         size, n = self.design.masks.shape
         by_process = self.method in ("gp", "auto") and self.max_order != 1
         room = n >= (size + _N_CANDIDATES).bit_length()  # for masks that are not in the design
         few = asked <= _MOST_TO_CHOOSE_BY
         return by_process and room and few and self.plan is None and not self.exact
 
-    def revised(self, values: Floats, end: int, n_test: int, n_near: int) -> Task:
-        """The task for what is still to be asked, once the values (j,) of the first j masks are in.
+    def revised(self, samples: Samples, end: int, n_test: int, n_near: int) -> Task:
+        """The task for what is still to be asked, once the values of the first masks are in.
 
         ``end``: of the masks that are asked for next. ``n_test``, ``n_near``: how many a uniform
         design of this size holds out.
         """
-        held_out = self.design.held_out[: len(values)]
-        train, test = np.isfinite(values) & ~held_out, np.isfinite(values) & held_out
+        values, variances = samples.values, _pooled(samples.variances)
+        held_out, known = self.design.held_out[: len(values)], np.isfinite(values)
+        if samples.censored is not None:
+            known &= samples.censored == 0
+        train, test = known & ~held_out, known & held_out
         size, n = self.design.masks.shape
         task = self
         if not train.any():
@@ -158,13 +216,19 @@ class Task:
         most = min(max(_MOST_TO_LOOK, 4 * n), _LOOK * size)
         look = max(_FEWEST_TO_LOOK, n) <= len(values) <= most
         if self.method == "auto" and self.plan is not None and look:
-            task = self._without_code(values, train, test, n_test, n_near)
+            task = self._without_code(values, variances, train, test, n_test, n_near)
         if task.chooses(len(values)):
-            task = task._informative(values, train, end)
+            task = task._informative(values, variances, train, end)
         return task
 
     def _without_code(
-        self, values: Floats, train: Rows, test: Rows, n_test: int, n_near: int
+        self,
+        values: Floats,
+        variances: Floats | None,
+        train: Rows,
+        test: Rows,
+        n_test: int,
+        n_near: int,
     ) -> Task:
         """Coded masks are worth their strict pattern where nothing but a code finds what is there.
 
@@ -175,7 +239,13 @@ class Task:
             return self
         asked = len(values)
         masks = self.design.masks[:asked]
-        f = ESTIMATORS["gp"](masks[train], values[train], max_order=self.max_order, seed=self.seed)
+        f = ESTIMATORS["gp"](
+            masks[train],
+            values[train],
+            max_order=self.max_order,
+            seed=self.seed,
+            variances=None if variances is None else variances[train],
+        )
         size, n = self.design.masks.shape
         rich = size >= _RICH * least_budget(n)
         enough = _PREDICTABLE_RICH if rich else _PREDICTABLE
@@ -184,7 +254,7 @@ class Task:
         design = redraw(self.design, asked, n_test, n_near, self.seed)
         return replace(self, design=design, plan=None)
 
-    def _informative(self, values: Floats, train: Rows, end: int) -> Task:
+    def _informative(self, values: Floats, variances: Floats | None, train: Rows, end: int) -> Task:
         """In the place of the uniform masks that would be fitted next, more informative ones."""
         asked, n = len(values), self.design.masks.shape[1]
         rows = asked + np.flatnonzero(~self.design.held_out[asked:end])
@@ -192,7 +262,8 @@ class Task:
         if len(rows) == 0:
             return self
         train = self._without_anchors(train)
-        posterior = Posterior.of(self.design.masks[:asked][train], values[train])
+        noise = None if variances is None else variances[train]
+        posterior = Posterior.of(self.design.masks[:asked][train], values[train], noise)
         if posterior is None:
             return self
         rng = np.random.default_rng([self.seed, asked, _CHOSEN])
@@ -216,47 +287,11 @@ class Task:
             others &= (kept > 0) & (kept < n - 1)
         return others if others.sum() >= max(_FEWEST_OTHERS, 4 * n) else train
 
-    def _judged(
-        self, fourier: SparseFourier, notes: tuple[str, ...], values: Floats, test: Rows
-    ) -> Fitted:
-        near = np.zeros(len(self.design.masks), np.bool_)
-        near[list(self.design.near_full)] = True
-        near = near[: len(values)]
-        masks = self.design.masks[: len(values)]
-        uniform, close = test & ~near, test & near
-        judged = _judge(fourier, masks[uniform], values[uniform])
-        evidence = local = None
-        if judged.r2 is not None and np.ptp(values[uniform]) > 0:
-            evidence = Evidence(fourier, judged.r2, judged.n_test)
-        if close.any():
-            local = _score(fourier, masks[close], values[close], _NEAR_HOW)
-            if judged.r2 is not None and local.r2 is not None and local.r2 < judged.r2 - _WORSE:
-                errors = values[close] - fourier.predict(masks[close])
-                typical = float(np.sqrt(np.mean(errors**2)))
-                if typical > _MATERIAL * float(np.std(values[uniform])):
-                    notes += (_near_note(local.r2, float(np.std(values[close])), typical),)
-        return Fitted(fourier, judged, notes, local, evidence)
 
+def _pooled(variances: Floats | None) -> Floats | None:
+    """Noise variances (j,), each drawn half of the way to their mean.
 
-def _near_note(score: float, spread: float, error: float) -> str:
-    return (
-        f"near the full prompt the fit is worse: R2 {score:.2f} where 1 to {NEAR} segments are "
-        f"dropped, values there vary by {spread:.2g} and the fit misses them by {error:.2g}"
-    )
-
-
-def _judge(fourier: SparseFourier, masks: Masks, values: Floats) -> Faithfulness:
-    if len(values) == 0:
-        return Faithfulness(None, "too few evaluations to hold any out", 0)
-    return _score(fourier, masks, values, "uniform masks held out from the fit")
-
-
-def _score(fourier: SparseFourier, masks: Masks, values: Floats, how: str) -> Faithfulness:
-    score = _number(r2(fourier, masks, values))
-    if score is None:
-        how += ", which all have the same value"
-    return Faithfulness(score, how, len(values))
-
-
-def _number(score: float) -> float | None:
-    return score if np.isfinite(score) else None
+    They are estimated from a few repetitions each: three that happen to agree do not show that a
+    value has no noise.
+    """
+    return None if variances is None else (variances + variances.mean()) / 2

@@ -26,11 +26,19 @@ from spex_engine.fourier import Floats, Masks, SparseFourier
 class Estimator(Protocol):
     """Fits masks bool (m, n) and finite values float (m,), m >= 1, up to ``max_order`` features.
 
-    ``max_order`` None is the estimator's own choice. Equal arguments give equal results.
+    ``max_order`` None is the estimator's own choice. ``variances`` float (m,): of the noise that
+    each value is known to carry beside what all have in common, in its unit squared; None: none is
+    known of. Equal arguments give equal results.
     """
 
     def __call__(
-        self, masks: Masks, values: Floats, *, max_order: int | None = None, seed: int = 0
+        self,
+        masks: Masks,
+        values: Floats,
+        *,
+        max_order: int | None = None,
+        seed: int = 0,
+        variances: Floats | None = None,
     ) -> SparseFourier: ...
 
 

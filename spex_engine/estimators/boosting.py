@@ -69,7 +69,8 @@ class Growth:
 class Part:
     """Samples to fit, and others to judge the fit by, as arrays and as LightGBM has them.
 
-    ``linear`` float (1 + n,): the ridge regression of order 1, constant first.
+    ``linear`` float (1 + n,): the ridge regression of order 1, constant first. ``weights`` and
+    ``test_weights``: what each sample counts for; None: the same.
     """
 
     masks: Masks
@@ -79,21 +80,40 @@ class Part:
     linear: Floats
     data: lightgbm.Dataset
     test_data: lightgbm.Dataset | None
+    weights: Floats | None = None
+    test_weights: Floats | None = None
 
     @classmethod
-    def of(cls, masks: Masks, values: Floats, test: npt.NDArray[np.bool_]) -> Part:
+    def of(
+        cls,
+        masks: Masks,
+        values: Floats,
+        test: npt.NDArray[np.bool_],
+        weights: Floats | None = None,
+    ) -> Part:
         """``values`` float (m,) in units of about their deviation; ``test`` bool (m,)."""
         import lightgbm
 
         settings = {**_SETTINGS, "num_threads": _threads(masks.size)}
-        data = lightgbm.Dataset(masks[~test].astype(np.float32), params=settings)
+        counts, test_counts = (None, None) if weights is None else (weights[~test], weights[test])
+        data = lightgbm.Dataset(masks[~test].astype(np.float32), weight=counts, params=settings)
         test_data = None
         if test.any():
-            test_data = data.create_valid(masks[test].astype(np.float32), params=settings)
+            test_data = data.create_valid(
+                masks[test].astype(np.float32), weight=test_counts, params=settings
+            )
         singles = [(i,) for i in range(masks.shape[1])]
-        additive, _ = linear.ridge(characters(masks[~test], singles), values[~test])
+        additive, _ = linear.ridge(characters(masks[~test], singles), values[~test], counts)
         return cls(
-            masks[~test], values[~test], masks[test], values[test], additive, data, test_data
+            masks[~test],
+            values[~test],
+            masks[test],
+            values[test],
+            additive,
+            data,
+            test_data,
+            counts,
+            test_counts,
         )
 
 
@@ -106,7 +126,7 @@ class Boosting:
 
     start: Floats
     booster: lightgbm.Booster
-    n_test: int
+    n_test: float  # test samples, by what they count for
 
     @classmethod
     def of(cls, part: Part, growth: Growth, order: int, seed: int) -> Boosting:
@@ -125,13 +145,15 @@ class Boosting:
         }
         start = part.linear
         if not growth.from_linear:
-            start = np.concatenate([[part.values.mean()], np.zeros(part.masks.shape[1])])
+            mean = np.average(part.values, weights=part.weights)
+            start = np.concatenate([[mean], np.zeros(part.masks.shape[1])])
         part.data.set_label(part.values - _additive(part.masks, start))
         booster = lightgbm.Booster(settings, part.data)
         if part.test_data is not None:
             part.test_data.set_label(part.test_values - _additive(part.test_masks, start))
             booster.add_valid(part.test_data, "test")
-        return cls(start, booster, len(part.test_values))
+        counts = part.test_weights
+        return cls(start, booster, len(part.test_values) if counts is None else float(counts.sum()))
 
     def grow(self, n_trees: int) -> None:
         for _ in range(n_trees):

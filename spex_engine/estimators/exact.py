@@ -21,14 +21,20 @@ def is_complete(masks: Masks) -> bool:
 
 
 def fit(
-    masks: Masks, values: Floats, *, max_order: int | None = None, seed: int = 0
+    masks: Masks,
+    values: Floats,
+    *,
+    max_order: int | None = None,
+    seed: int = 0,
+    variances: Floats | None = None,
 ) -> SparseFourier:
     """All coefficients up to ``max_order`` (None: n) by one fast Walsh-Hadamard transform.
 
-    A mask measured more than once counts with its mean. The values are taken as exact: variances
-    are zero. Coefficients that are zero to within rounding, |F| <= (n + 1) eps max |v| (the error
-    bound of the transform), are left out: their error bars of zero would call them significant.
-    ``seed`` has no use here. ValueError where a mask is missing.
+    A mask measured more than once counts with its mean. The values are taken as exact, so that
+    error bars are zero, unless ``variances`` are known: then each coefficient, a mean of 2^n values
+    with signs, has the sum of theirs over 4^n. Coefficients that are zero to within rounding,
+    |F| <= (n + 1) eps max |v| (the error bound of the transform), are left out: their error bars of
+    zero would call them significant. ``seed`` has no use here. ValueError where a mask is missing.
     """
     n = masks.shape[1]
     if not is_complete(masks):
@@ -44,7 +50,11 @@ def fit(
         known &= members.sum(axis=1) <= max_order
     at = np.flatnonzero(known)
     supports = tuple(tuple(np.flatnonzero(row).tolist()) for row in members[at])
-    return SparseFourier(n, "exact", supports, coefficients[at], np.zeros(len(at)))
+    noise = 0.0
+    if variances is not None:  # of means over masks measured more than once
+        times = np.bincount(codes, minlength=2**n)[codes]
+        noise = float(np.sum(variances / times**2)) / 4**n
+    return SparseFourier(n, "exact", supports, coefficients[at], np.full(len(at), noise))
 
 
 def _codes(masks: Masks) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:

@@ -27,14 +27,20 @@ _MIN_SAMPLES = 10  # with fewer, cross-validation has nothing to say about inter
 
 
 def fit(
-    masks: Masks, values: Floats, *, max_order: int | None = None, seed: int = 0
+    masks: Masks,
+    values: Floats,
+    *,
+    max_order: int | None = None,
+    seed: int = 0,
+    variances: Floats | None = None,
 ) -> SparseFourier:
     """The constant, every feature and, from ``max_order`` 2 (None: 1), the characters that help.
 
     Single features are never penalised away where there are 4 samples for each, so that each has
     an error bar; with fewer they compete with the interactions. Fewer than 10 samples choose no
     interactions. The covariance is that of `ridge`; it takes the chosen characters as given, so
-    it is too small by what the choice itself was uncertain. ValueError where there are too many
+    it is too small by what the choice itself was uncertain. With ``variances`` samples count by
+    `noise_weights`. ValueError where there are too many
     characters for memory.
     """
     m, n = masks.shape
@@ -47,13 +53,16 @@ def fit(
         )
     terms = [term for size in range(1, order + 1) for term in combinations(range(n), size)]
     columns = characters(masks, terms)
+    weights = None if variances is None else noise_weights(columns[:, :n], values, variances)
     if order > 1 and m >= _MIN_SAMPLES:
         n_free, rng = n if m >= 4 * n else 0, np.random.default_rng(seed)
-        chosen = _choose(masks, columns, values, n_free, rng)
+        chosen = _choose(masks, columns, values, n_free, rng, weights)
         terms, columns = [terms[i] for i in chosen], columns[:, chosen]
     elif order > 1:
         terms, columns = terms[:n], columns[:, :n]
-    coefficients, covariance = ridge(columns, values)
+    if variances is not None and order > 1:
+        weights = noise_weights(columns, values, variances)
+    coefficients, covariance = ridge(columns, values, weights)
     supports: tuple[Support, ...] = ((), *terms)
     return SparseFourier(n, "linear", supports, coefficients, covariance)
 
@@ -63,7 +72,35 @@ def n_characters(n_features: int, order: int) -> int:
     return sum(comb(n_features, size) for size in range(1, order + 1))
 
 
-def ridge(columns: Floats, values: Floats) -> tuple[Floats, Floats | None]:
+def noise_weights(columns: Floats, values: Floats, variances: Floats) -> Floats:
+    """What each sample counts for, (m,) of mean 1, where its noise has variance ``variances`` (m,).
+
+    ``1 / (s^2 + v_i)``, with ``s^2`` what the regression on ``columns`` leaves beside that noise:
+    the solution of ``sum_i r_i^2 / (s^2 + v_i) = dof`` (Paule & Mandel 1982), for the residuals of
+    an unweighted fit and then of the weighted one. At least a hundredth of the mean residual
+    square: no sample is to count for all.
+    """
+    m, p = columns.shape
+    weights = np.ones(m)
+    dof = max(m - 1 - p, 0.1 * m)
+    for _ in range(2):
+        coefficients, _covariance = ridge(columns, values, weights)
+        squares = (values - coefficients[0] - columns @ coefficients[1:]) ** 2
+        least, most = 0.01 * float(squares.mean()), float(squares.sum()) / dof
+        if least <= 0.0:
+            return np.ones(m)
+        for _ in range(40):  # halving: the sum falls with s^2
+            middle = (least + most) / 2
+            above = float(np.sum(squares / (middle + variances))) > dof
+            least, most = (middle, most) if above else (least, middle)
+        weights = 1 / (least + variances)
+        weights /= weights.mean()
+    return weights
+
+
+def ridge(
+    columns: Floats, values: Floats, weights: Floats | None = None
+) -> tuple[Floats, Floats | None]:
     """Coefficients (1 + p,), constant first, of values (m,) on columns (m, p); their covariance.
 
     The constant is not penalised. The penalty minimises ``m RSS / dof^2`` among those that leave a
@@ -71,9 +108,16 @@ def ridge(columns: Floats, values: Floats) -> tuple[Floats, Floats | None]:
     criterion says nothing). The covariance is the posterior one, ``s^2 (X'X + penalty)^-1``, with
     ``s^2 = RSS / dof``: unlike the sampling covariance it does not shrink along directions that the
     samples do not determine (Wahba 1983). None where no degree of freedom is left to estimate it.
+    ``weights`` (m,): what each sample counts for, whatever their mean; None: the same.
     """
-    means, offset = columns.mean(axis=0), float(values.mean())
-    centred, target = columns - means, values - offset
+    if weights is None:
+        means, offset = columns.mean(axis=0), float(values.mean())
+        centred, target = columns - means, values - offset
+    else:
+        shares = weights / weights.sum()
+        means, offset = shares @ columns, float(shares @ values)
+        root = np.sqrt(shares * len(values))
+        centred, target = (columns - means) * root[:, None], (values - offset) * root
     return solve_ridge(
         len(values),
         means,
@@ -129,7 +173,12 @@ def solve_ridge(
 
 
 def _choose(
-    masks: Masks, columns: Floats, values: Floats, n_free: int, rng: np.random.Generator
+    masks: Masks,
+    columns: Floats,
+    values: Floats,
+    n_free: int,
+    rng: np.random.Generator,
+    weights: Floats | None,
 ) -> list[int]:
     """The first ``n_free`` columns, and those others that predict samples left out.
 
@@ -138,7 +187,13 @@ def _choose(
     """
     m = len(columns)
     free = np.arange(n_free)
-    rest, target = _partial(columns, values, columns, values, n_free)[:2]
+    ones = np.ones(m)
+    if weights is not None:  # least squares of scaled rows
+        ones = np.sqrt(weights)
+        columns, values = columns * ones[:, None], values * ones
+    known = np.column_stack([ones, columns[:, :n_free]])
+    everything = np.column_stack([columns[:, n_free:], values])
+    rest, target = _partial(known, everything, known, everything)[:2]
     largest = np.abs(rest.T @ target).max(initial=0.0) / m
     if largest <= 1e-12 * np.abs(values).max():  # free columns already say everything
         return free.tolist()
@@ -147,7 +202,7 @@ def _choose(
     folds = paired_folds(masks, _FOLDS, rng)
     for fold in range(_FOLDS):
         test, train = folds == fold, folds != fold
-        fitted = _partial(columns[train], values[train], columns[test], values[test], n_free)
+        fitted = _partial(known[train], everything[train], known[test], everything[test])
         errors += _refit_errors(*fitted, penalties, max_active=(m - n_free) // 2)
     best = int(np.argmin(errors))
     *_, solution = lasso_path(rest, target, penalties[: best + 1])
@@ -155,19 +210,17 @@ def _choose(
 
 
 def _partial(
-    columns: Floats, values: Floats, test_columns: Floats, test_values: Floats, n_free: int
+    known: Floats, everything: Floats, test_known: Floats, test_everything: Floats
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """Remaining columns and values less their regression on the constant and the free columns.
+    """``everything``, the other columns and the values, less its regression on what is ``known``,
+    the constant and the free columns; columns and values, then those of the test rows.
 
     By Frisch, Waugh and Lovell, regression on what is left over equals regression on everything.
     The test rows lose what the training rows' regression predicts for them.
     """
-    known = np.column_stack([np.ones(len(columns)), columns[:, :n_free]])
-    test_known = np.column_stack([np.ones(len(test_columns)), test_columns[:, :n_free]])
-    everything = np.column_stack([columns[:, n_free:], values])
     slopes = np.linalg.lstsq(known, everything, rcond=None)[0]
     left = everything - known @ slopes
-    test_left = np.column_stack([test_columns[:, n_free:], test_values]) - test_known @ slopes
+    test_left = test_everything - test_known @ slopes
     return left[:, :-1], left[:, -1], test_left[:, :-1], test_left[:, -1]
 
 

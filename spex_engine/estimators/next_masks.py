@@ -32,7 +32,7 @@ def next_masks(posterior: Posterior, candidates: Masks, count: int, max_order: i
     shared = signs @ covariance  # (l, k): of each candidate's value with each coefficient
     prior = posterior.prior
     unlisted = prior.variance - float(posterior.prior_variances(supports).sum())
-    noise = prior.noise + max(0.0, unlisted)
+    noise = prior.noise + prior.known + max(0.0, unlisted)
     chosen: list[int] = []
     for _ in range(count):
         variance = np.einsum("lk,lk->l", shared, signs) + noise

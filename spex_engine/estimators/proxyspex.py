@@ -35,7 +35,12 @@ _N_KEPT = 400  # of the trees' own, where no refit predicts better
 
 
 def fit(
-    masks: Masks, values: Floats, *, max_order: int | None = None, seed: int = 0
+    masks: Masks,
+    values: Floats,
+    *,
+    max_order: int | None = None,
+    seed: int = 0,
+    variances: Floats | None = None,
 ) -> SparseFourier:
     """The characters of up to ``max_order`` (None or more: 5) features that trees found to matter.
 
@@ -43,7 +48,8 @@ def fit(
     given, so it is too small by what these were uncertain: on a recorded game whose coefficients
     are known, 75 to 90% of them lay within two standard errors. None where the trees' own
     coefficients predict better than a refit. Fewer than 10 samples, or only one mask and its
-    complement, get linear regression. ValueError where LightGBM is missing.
+    complement, get linear regression. With ``variances`` samples count by `linear.noise_weights`
+    of order 1. ValueError where LightGBM is missing.
     """
     m, n = masks.shape
     scale = float(values.std())
@@ -53,18 +59,23 @@ def fit(
     folds = paired_folds(masks, _FOLDS, np.random.default_rng(seed))
     tests = [test for test in (folds == fold for fold in range(_FOLDS)) if 0 < test.sum() < m]
     if m < _MIN_SAMPLES or order == 0 or not tests:
-        return replace(linear.fit(masks, values, max_order=min(1, order)), method="proxyspex")
+        f = linear.fit(masks, values, max_order=min(1, order), variances=variances)
+        return replace(f, method="proxyspex")
     require_lightgbm()
     target = (values - values.mean()) / scale
     n_rounds = -(-_FOLDS * _JUDGES // m)
-    parts = [Part.of(masks, target, test) for test in tests[:n_rounds]]
+    weights = None
+    if variances is not None:
+        singles = characters(masks, [(i,) for i in range(n)])
+        weights = linear.noise_weights(singles, values, variances)
+    parts = [Part.of(masks, target, test, weights) for test in tests[:n_rounds]]
     recipe = _choose(parts, order, seed)
-    everything = Part.of(masks, target, np.zeros(m, dtype=np.bool_))
+    everything = Part.of(masks, target, np.zeros(m, dtype=np.bool_), weights)
     found = _grown(everything, recipe, order, seed)
     supports, grown = found.top(_N_KEPT if recipe.size is None else min(recipe.size, m))
     coefficients, covariance = np.concatenate([found.coefficients[:1], grown]), None
     if recipe.size is not None:
-        coefficients, covariance = _refit(characters(masks, supports), target, grown)
+        coefficients, covariance = _refit(characters(masks, supports), target, grown, weights)
     coefficients *= scale
     coefficients[0] += values.mean()
     covariance = None if covariance is None else covariance * scale**2
@@ -117,13 +128,17 @@ def _errors(part: Part, found: Spectrum) -> Floats:
     supports, grown = found.top(_N_KEPT)
     columns, test = characters(part.masks, supports), characters(part.test_masks, supports)
     sizes = [min(size, len(columns)) for size in _SIZES]
-    fits = [_refit(columns[:, :size], part.values, grown[:size])[0] for size in sizes]
+    fits = [_refit(columns[:, :size], part.values, grown[:size], part.weights)[0] for size in sizes]
     fits.append(np.concatenate([found.coefficients[:1], grown]))
     missed = [part.test_values - fit[0] - test[:, : len(fit) - 1] @ fit[1:] for fit in fits]
+    if part.test_weights is not None:
+        missed = [error * np.sqrt(part.test_weights) for error in missed]
     return np.array([error @ error for error in missed])
 
 
-def _refit(columns: Floats, values: Floats, grown: Floats) -> tuple[Floats, Floats | None]:
+def _refit(
+    columns: Floats, values: Floats, grown: Floats, weights: Floats | None
+) -> tuple[Floats, Floats | None]:
     """Coefficients (1 + k,) of characters (m, k), constant first, and their covariance.
 
     This is `linear.ridge` with each character scaled by its coefficient ``grown`` (k,) in the
@@ -131,7 +146,7 @@ def _refit(columns: Floats, values: Floats, grown: Floats) -> tuple[Floats, Floa
     good evidence to become large. It predicts better than one penalty for all.
     """
     widths = np.abs(grown) / np.abs(grown).max(initial=np.finfo(np.float64).tiny)
-    coefficients, covariance = linear.ridge(columns * widths, values)
+    coefficients, covariance = linear.ridge(columns * widths, values, weights)
     back = np.concatenate([[1.0], widths])
     if covariance is not None:
         covariance = covariance * np.outer(back, back)

@@ -12,7 +12,7 @@ import numpy as np
 
 from spex_engine.estimators import boosting, exact, linear, proxyspex, spectral_gp
 from spex_engine.estimators.folds import paired_folds
-from spex_engine.fourier import Floats, Masks, SparseFourier
+from spex_engine.fourier import Floats, Masks, SparseFourier, characters
 
 _PAIRS_PER_SAMPLE = 8  # beyond this a LASSO finds too little to be worth its time
 _MAX_ENTRIES = 1 << 22  # samples x characters: a second or so of fitting
@@ -50,6 +50,7 @@ def choose(
     max_order: int | None = None,
     seed: int = 0,
     trees: bool = True,
+    variances: Floats | None = None,
 ) -> Choice:
     """The choice for masks bool (m, n) and finite values (m,).
 
@@ -58,6 +59,9 @@ def choose(
     unexplained, ProxySPEX, the one that predicts samples kept from it best. The Gaussian process
     stays where another is better by less than one standard error (and by less than 0.05), since on
     few samples that is mostly luck; the plainest one where R2 agree to 0.001.
+
+    ``variances`` (m,) as estimators take them: samples then count for as much as
+    `linear.noise_weights` of order 1 says, for who judges too.
 
     ``trees`` False: without ProxySPEX, where a quick answer is worth more than a better one.
     """
@@ -75,7 +79,7 @@ def choose(
     if {candidate.method for candidate in candidates} <= {"linear"} and len(candidates) < 2:
         few = "no higher order was asked for" if wanted < 2 else f"{m} masks are too few for pairs"
         return Choice("linear", 1, f"linear of order 1: {few}")
-    contest = _Contest.of(masks, values, seed)
+    contest = _Contest.of(masks, values, seed, variances)
     if not contest.parts:
         return Choice("linear", 1, "linear of order 1: the same mask again and again shows no more")
     for candidate in candidates:
@@ -90,11 +94,18 @@ def choose(
 
 
 def fit(
-    masks: Masks, values: Floats, *, max_order: int | None = None, seed: int = 0
+    masks: Masks,
+    values: Floats,
+    *,
+    max_order: int | None = None,
+    seed: int = 0,
+    variances: Floats | None = None,
 ) -> SparseFourier:
     """The chosen estimator's fit; ``method`` of the result tells which one it was."""
-    choice = choose(masks, values, max_order=max_order, seed=seed)
-    return _FITS[choice.method](masks, values, max_order=choice.max_order, seed=seed)
+    choice = choose(masks, values, max_order=max_order, seed=seed, variances=variances)
+    return _FITS[choice.method](
+        masks, values, max_order=choice.max_order, seed=seed, variances=variances
+    )
 
 
 def sensible(m: int, n: int, order: int) -> bool:
@@ -119,15 +130,24 @@ class _Contest:
     entered: list[Candidate]
     errors: list[Floats]  # of each candidate, squared
     left_out: list[str]
+    variances: Floats | None
+    weights: Floats  # what each sample counts for
 
     @classmethod
-    def of(cls, masks: Masks, values: Floats, seed: int) -> _Contest:
+    def of(
+        cls, masks: Masks, values: Floats, seed: int, variances: Floats | None = None
+    ) -> _Contest:
         folds = paired_folds(masks, _FOLDS, np.random.default_rng(seed))
         n_rounds = min(_FOLDS, -(-_FOLDS * _JUDGES // len(values)))
         parts = [folds == fold for fold in range(n_rounds)]
         parts = [test for test in parts if test.any() and not test.all()]
-        spread = [(values[test] - values[~test].mean()) ** 2 for test in parts]
-        return cls(masks, values, seed, parts, np.concatenate([np.zeros(0), *spread]), [], [], [])
+        weights = np.ones(len(values))
+        if variances is not None:
+            singles = characters(masks, [(i,) for i in range(masks.shape[1])])
+            weights = linear.noise_weights(singles, values, variances)
+        spread = [(values[test] - values[~test].mean()) ** 2 * weights[test] for test in parts]
+        total = np.concatenate([np.zeros(0), *spread])
+        return cls(masks, values, seed, parts, total, [], [], [], variances, weights)
 
     def enter(self, candidate: Candidate) -> None:
         errors = [np.zeros(0)]
@@ -137,8 +157,10 @@ class _Contest:
                 self.values[~test],
                 max_order=candidate.max_order,
                 seed=self.seed,
+                variances=None if self.variances is None else self.variances[~test],
             )
-            errors.append((self.values[test] - fitted.predict(self.masks[test])) ** 2)
+            missed = self.values[test] - fitted.predict(self.masks[test])
+            errors.append(missed**2 * self.weights[test])
         self.entered.append(candidate)
         self.errors.append(np.concatenate(errors))
 

@@ -35,19 +35,25 @@ _SHUFFLE = 0  # seed of the order of samples that relevances are learnt from
 
 
 def fit(
-    masks: Masks, values: Floats, *, max_order: int | None = None, seed: int = 0
+    masks: Masks,
+    values: Floats,
+    *,
+    max_order: int | None = None,
+    seed: int = 0,
+    variances: Floats | None = None,
 ) -> SparseFourier:
     """The posterior of the coefficients that matter, with their covariance.
 
     ``max_order`` None: no limit. The 600 coefficients of largest posterior mean are kept. Where
     there are more than 6000 samples, that many of them are drawn by ``seed``; nothing else depends
-    on it.
+    on it. ``variances`` are added to the noise that is learnt.
     """
     m, n = masks.shape
     if m > MAX_SAMPLES:
         some = np.sort(np.random.default_rng(seed).permutation(m)[:MAX_SAMPLES])
         masks, values = masks[some], values[some]
-    posterior = Posterior.of(masks, values)
+        variances = None if variances is None else variances[some]
+    posterior = Posterior.of(masks, values, variances)
     if posterior is None:
         return SparseFourier(n, "gp", ((),), np.array([values.mean()]), np.zeros(1))
     supports = posterior.largest(_N_KEPT, n if max_order is None else min(n, max_order))
@@ -65,16 +71,22 @@ class Posterior:
     prior: FittedPrior
 
     @classmethod
-    def of(cls, masks: Masks, values: Floats) -> Posterior | None:
-        """From masks bool (m, n) and finite values (m,). None where the values do not vary."""
+    def of(cls, masks: Masks, values: Floats, variances: Floats | None = None) -> Posterior | None:
+        """From masks bool (m, n) and finite values (m,), with known noise ``variances`` (m,).
+
+        None where the values do not vary.
+        """
         mean, scale = float(values.mean()), float(values.std())
         if masks.shape[1] == 0 or scale <= 1e-12 * float(np.abs(values).max()):
             return None
         if len(masks) > _MAX_TUNED:  # which samples come first must not matter
             order = np.random.default_rng(_SHUFFLE).permutation(len(masks))
             masks, values = masks[order], values[order]
+            variances = None if variances is None else variances[order]
         signs = 1.0 - 2.0 * masks.astype(np.float64)
-        return cls(masks, mean, scale, fit_prior(signs, (values - mean) / scale, _MAX_TUNED))
+        known = None if variances is None else variances / scale**2
+        prior = fit_prior(signs, (values - mean) / scale, _MAX_TUNED, known)
+        return cls(masks, mean, scale, prior)
 
     @property
     def relevances(self) -> Floats:
@@ -85,6 +97,16 @@ class Posterior:
     def constant(self) -> float:
         """c, the prior variance of the constant."""
         return self.prior.variance * float(np.prod((1 + np.exp(-self.prior.theta)) / 2))
+
+    def left_out(self) -> tuple[Floats, Floats]:
+        """What the other samples say of each sample's value: means (m,) and variances (m,).
+
+        The noise of the sample itself is within the variance (Rasmussen & Williams 2006, eq. 5.12).
+        In the order of the samples given, if they were not more than 2000.
+        """
+        precision = np.diagonal(self.prior.inverse())
+        values = (self.prior.values - self.prior.alpha / precision) * self.scale + self.mean
+        return values, self.scale**2 / precision
 
     def prior_variances(self, supports: list[Support]) -> Floats:
         """Of each support's coefficient (k,), for standardised values."""

@@ -44,8 +44,9 @@ class FittedPrior:
     ``theta`` (n,), ``variance`` and ``noise``: the kernel's parameters at the mode.
     ``closeness`` (2,): the extra prior variance of pairs one and two apart, in units of the
     kernel's own.
-    ``factor``: lower Cholesky factor of the kernel matrix with noise, (m, m), and ``alpha``: its
-    inverse times the values, (m,).
+    ``factor``: lower Cholesky factor of the kernel matrix with all noise, (m, m), and ``alpha``:
+    its inverse times the ``values``, (m,). ``known``: the mean of the noise variances that were
+    given, which come on top of ``noise``.
     ``slopes``: ``factor^-1 (dK / d eta) alpha``, (m, n + 2).
     ``uncertainty``: covariance of eta about its mode by Laplace's approximation, (n + 2, n + 2).
     """
@@ -55,23 +56,34 @@ class FittedPrior:
     noise: float
     closeness: Floats
     factor: Floats
+    values: Floats
     alpha: Floats
     slopes: Floats
     uncertainty: Floats
+    known: float = 0.0
+
+    def inverse(self) -> Floats:
+        """The lower half of the inverse of the kernel matrix with noise, (m, m)."""
+        inverse, _ = dpotri(self.factor, lower=1)
+        return np.asarray(inverse, dtype=np.float64)
 
 
-def fit_prior(signs: Floats, values: Floats, n_tuned: int) -> FittedPrior:
+def fit_prior(
+    signs: Floats, values: Floats, n_tuned: int, known: Floats | None = None
+) -> FittedPrior:
     """The prior for signs +-1 (m, n) and values (m,) of mean 0 and variance 1, about.
 
     The mode is found on the first ``n_tuned`` samples, the kernel is that of all of them.
+    ``known`` (m,): noise variances of the samples beside ``w``; None: nothing.
     """
     m, n = signs.shape
     eta = prior_centre(n)
+    more = np.zeros(m) if known is None else known
     for part in sorted({min(m, _COARSE), min(m, n_tuned)}):
-        eta = _mode(signs[:part], values[:part], eta)
+        eta = _mode(signs[:part], values[:part], eta, more[:part])
     tuned = min(m, n_tuned, _CLOSE)
-    closeness, eta = _closeness(signs[:tuned], values[:tuned], eta)
-    local = _Local.at(eta, signs, values, closeness)
+    closeness, eta = _closeness(signs[:tuned], values[:tuned], eta, more[:tuned])
+    local = _Local.at(eta, signs, values, closeness, more)
     assert local is not None, "the kernel at the mode is positive definite"
     _, information, slopes = local.derivatives()
     variance, noise = np.exp(eta[n:])
@@ -81,9 +93,11 @@ def fit_prior(signs: Floats, values: Floats, n_tuned: int) -> FittedPrior:
         float(noise),
         closeness,
         local.factor,
+        values,
         local.alpha,
         slopes,
         np.asarray(np.linalg.inv(information), dtype=np.float64),
+        float(more.mean()),
     )
 
 
@@ -100,7 +114,9 @@ def neighbours(signs: Floats, eta: Floats) -> list[Floats]:
     return [np.asarray(constant * (pair @ pair.T)) for pair in pairs]
 
 
-def _closeness(signs: Floats, values: Floats, eta: Floats) -> tuple[Floats, Floats]:
+def _closeness(
+    signs: Floats, values: Floats, eta: Floats, known: Floats | None = None
+) -> tuple[Floats, Floats]:
     """The closeness (2,), and eta with the kernel's variance and the noise that go with it.
 
     Relevances stay as they are. The parameters ``log`` of the kernel's scale, of the closenesses
@@ -111,12 +127,13 @@ def _closeness(signs: Floats, values: Floats, eta: Floats) -> tuple[Floats, Floa
         return np.zeros(N_LAGS), eta
     whole = kernel(signs, signs, np.exp(eta[:n]), float(np.exp(eta[n])))
     parts = [whole, *neighbours(signs, eta), np.eye(m)]
+    noise = np.zeros((m, m)) if known is None else np.diag(known)
     centre = np.array([0.0, *[np.log(_CLOSENESS)] * N_LAGS, eta[-1]])
 
     def at(logs: Floats) -> tuple[float, Floats] | None:
         """Negative log posterior and its gradient."""
         sizes = np.exp(logs)
-        matrix = sum((size * part for size, part in zip(sizes, parts, strict=True)), 0.0)
+        matrix = sum((size * part for size, part in zip(sizes, parts, strict=True)), noise)
         try:
             factor = cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
         except LinAlgError:
@@ -153,23 +170,23 @@ def prior_centre(n_features: int) -> Floats:
 
 
 def negative_log_posterior(
-    eta: Floats, signs: Floats, values: Floats
+    eta: Floats, signs: Floats, values: Floats, known: Floats | None = None
 ) -> tuple[float, Floats, Floats]:
     """Of eta (n + 2,) up to a constant, its gradient (n + 2,) and its average information."""
-    local = _Local.at(eta, signs, values)
+    local = _Local.at(eta, signs, values, known=known)
     assert local is not None, "the kernel is positive definite"
     gradient, information, _ = local.derivatives()
     return local.value, gradient, information
 
 
-def _mode(signs: Floats, values: Floats, eta: Floats) -> Floats:
+def _mode(signs: Floats, values: Floats, eta: Floats, known: Floats | None = None) -> Floats:
     """Scoring with the average information (Gilmour, Thompson & Cullis 1995), damped.
 
     It takes about a quarter of the kernel matrices that a quasi-Newton method needs.
     """
     n = signs.shape[1]
     low, high = np.array([_BOUNDS[0]] * n + [*_BOUNDS[1:]]).T
-    here, damping = _Local.at(eta, signs, values), 0.1
+    here, damping = _Local.at(eta, signs, values, known=known), 0.1
     assert here is not None, "the kernel at the start is positive definite"
     for _ in range(_MAX_STEPS):
         gradient, information, _ = here.derivatives()
@@ -178,7 +195,7 @@ def _mode(signs: Floats, values: Floats, eta: Floats) -> Floats:
         while damping < 1e6:
             step = -np.linalg.solve(information + damping * diagonal, gradient)
             moved = np.clip(eta + np.clip(step, -_LONGEST, _LONGEST), low, high)
-            there = _Local.at(moved, signs, values)
+            there = _Local.at(moved, signs, values, known=known)
             if there is not None and there.value < here.value:
                 step = moved - eta
                 expected = -(gradient @ step + step @ information @ step / 2)
@@ -206,9 +223,17 @@ class _Local:
 
     @classmethod
     def at(
-        cls, eta: Floats, signs: Floats, values: Floats, closeness: Floats | None = None
+        cls,
+        eta: Floats,
+        signs: Floats,
+        values: Floats,
+        closeness: Floats | None = None,
+        known: Floats | None = None,
     ) -> _Local | None:
-        """None where the kernel is not positive definite in double precision."""
+        """None where the kernel is not positive definite in double precision.
+
+        ``known`` noise depends on no parameter, so that no derivative knows of it.
+        """
         n = signs.shape[1]
         smooth = kernel(signs, signs, np.exp(eta[:n]), float(np.exp(eta[n])))
         with_noise = smooth.copy()
@@ -216,6 +241,8 @@ class _Local:
             for size, part in zip(closeness, neighbours(signs, eta), strict=False):
                 with_noise += size * part
         with_noise[np.diag_indices_from(with_noise)] += np.exp(eta[n + 1])
+        if known is not None:
+            with_noise[np.diag_indices_from(with_noise)] += known
         try:
             factor = cholesky(with_noise, lower=True, overwrite_a=True, check_finite=False)
         except LinAlgError:

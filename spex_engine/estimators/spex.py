@@ -90,7 +90,12 @@ def plan(n_features: int, budget: int, *, max_order: int | None = None, seed: in
 
 
 def fit(
-    masks: Masks, values: Floats, *, max_order: int | None = None, seed: int = 0
+    masks: Masks,
+    values: Floats,
+    *,
+    max_order: int | None = None,
+    seed: int = 0,
+    variances: Floats | None = None,
 ) -> SparseFourier:
     """Always ValueError: other masks than its own say nothing to SPEX."""
     raise ValueError("method: 'spex' samples its own masks, so it is for explain() and not fit()")

@@ -9,21 +9,23 @@ peers get uniform ones. ``seconds``: design and fit, without the model's own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 import bench
 import numpy as np
+import numpy.typing as npt
 import ours
 from answers import Answer
 
 import spex_engine as spex
 from server.planning import make_plan
 from server.settings import Settings
-from spex_engine.backends import open_backend
+from spex_engine.backends import open_model
 from spex_engine.backends.demo import notes
 from spex_engine.fourier import Floats, Masks
-from spex_engine.values import TargetGame
+from spex_engine.values import TargetGame, value_function
+from spex_engine.wire import Access, Question
 
 EXAMPLE = bench.REPO / "examples" / "two-facts.prompt.md"
 PEERS = ("authors proxyspex", "shapiq proxyspex", "contextcite lasso")
@@ -44,11 +46,31 @@ QUICK = Plan((256,), (16,), words=False, n_test=200, draws=1)
 TINY = Plan((40,), (6,), words=False, n_test=20, draws=1)
 
 
-def game(text: str, segments: str) -> TargetGame:
-    backend = open_backend("demo")
-    plan = make_plan(text, None, Settings(), {"segments": segments})
-    prompt = backend.tokenise(plan.request.prompt)
-    return TargetGame(backend, prompt, backend.greedy(prompt))
+@dataclass(frozen=True, eq=False)
+class Played:
+    """A prompt as a function of masks that asks the model for each of them once."""
+
+    game: TargetGame
+    n: int
+    known: dict[bytes, float] = field(default_factory=dict)
+
+    def __call__(self, masks: npt.NDArray[np.generic]) -> Floats:
+        wanted = np.asarray(masks, dtype=np.bool_)
+        new = np.array(
+            [mask for mask in np.unique(wanted, axis=0) if mask.tobytes() not in self.known]
+        )
+        if len(new):
+            for portion in self.game.evaluate(new):
+                for row, value in zip(portion.rows, portion.values.tolist(), strict=True):
+                    self.known[new[row].tobytes()] = value
+        return np.array([self.known[mask.tobytes()] for mask in wanted])
+
+
+def game(text: str, segments: str) -> Played:
+    prompt = make_plan(text, None, Settings(), {"segments": segments}).request.prompt
+    scorer = open_model("demo", Access(), {}).open(prompt, Question(), lambda: False)
+    measure = value_function(scorer.tier, scorer.targets, Question())
+    return Played(TargetGame(scorer, measure), prompt.n_segments)
 
 
 def long_note(n_sentences: int, seed: int) -> str:
@@ -67,14 +89,14 @@ def long_note(n_sentences: int, seed: int) -> str:
 
 
 def run(rows: bench.Rows, plan: Plan, with_peers: bool) -> None:
-    played: dict[str, TargetGame] = {}
+    played: dict[str, Played] = {}
     if plan.words:
         played["the example, 23 words"] = game(EXAMPLE.read_text(encoding="utf-8"), "word")
     for n in plan.notes:
         played[f"a note, {n} sentences"] = game(long_note(n, n // 8 - 1), "sentence")
     for name, play in played.items():
         rng = np.random.default_rng(12345)
-        unseen = rng.integers(0, 2, (plan.n_test, play.prompt.n_segments)).astype(np.bool_)
+        unseen = rng.integers(0, 2, (plan.n_test, play.n)).astype(np.bool_)
         truth = play(unseen)
         for budget in plan.budgets:
             for draw in range(plan.draws):
@@ -87,7 +109,7 @@ def run(rows: bench.Rows, plan: Plan, with_peers: bool) -> None:
 
 
 def _row(
-    play: TargetGame, method: str, budget: int, draw: int, unseen: Masks, truth: Floats
+    play: Played, method: str, budget: int, draw: int, unseen: Masks, truth: Floats
 ) -> bench.Row:
     try:
         answer = _answer(play, method, budget, draw)
@@ -96,8 +118,8 @@ def _row(
     return {"r2": spex.r2(answer.f, unseen, truth), "seconds": answer.seconds}
 
 
-def _answer(play: TargetGame, method: str, budget: int, draw: int) -> Answer:
-    n = play.prompt.n_segments
+def _answer(play: Played, method: str, budget: int, draw: int) -> Answer:
+    n = play.n
     if method in ours.METHODS:
         return ours.explained(method, play, n, budget, draw)
     import peers

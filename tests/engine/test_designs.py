@@ -1,3 +1,4 @@
+import hashlib
 from math import comb
 
 import numpy as np
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from spex_engine.coded_design import draw_coded
 from spex_engine.designs import (
+    Design,
     anchor_masks,
     draw_design,
     enumerate_masks,
@@ -199,3 +201,27 @@ def test_features_left_out_alone_are_made_up_for() -> None:
     asked = {mask.tobytes() for mask in coded.masks[:128]}
     assert alone - asked
     assert alone <= asked | {mask.tobytes() for mask in after.masks[list(after.near_full)]}
+
+
+@pytest.mark.parametrize(
+    ("size", "n", "n_test", "n_near", "seed", "drawn", "redrawn"),
+    [
+        (100, 8, 16, 0, 0, "bdc9be0504fe5e37", "0cc5822c23d09d6f"),
+        (1024, 20, 128, 64, 3, "95b8e641fc429b18", "52a8cfa72035fe1e"),
+        (256, 60, 32, 16, 0, "757f384b0a395446", "8a0f063e5fd3699a"),
+    ],
+)
+def test_without_identities_designs_are_what_they_were_in_0_1(
+    size: int, n: int, n_test: int, n_near: int, seed: int, drawn: str, redrawn: str
+) -> None:
+    """Recorded before designs could be drawn by identities: seeds mean the same for ever."""
+    design = draw_design(n, size, n_test, seed, n_near)
+    assert digest(design) == drawn
+    assert digest(redraw(design, size // 4, n_test, n_near, seed)) == redrawn
+
+
+def digest(design: Design) -> str:
+    found = hashlib.sha256()
+    for part in (design.masks, design.held_out, np.array(design.near_full)):
+        found.update(np.ascontiguousarray(part).tobytes())
+    return found.hexdigest()[:16]

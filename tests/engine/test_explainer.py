@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 import spex_engine as spex
 from spex_engine import Explanation, SparseFourier, explain, fitting, interactions
 from spex_engine.designs import draw_design
+from spex_engine.evaluation import Samples
+from spex_engine.judging import Fitted
 from spex_engine.wire import Evaluations, Faithfulness
 
 
@@ -206,9 +208,9 @@ def fits_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     original = fitting.Task.fit
 
-    def counted(task: fitting.Task, values: np.ndarray, last: bool = True) -> fitting.Fitted:
-        sizes.append(len(values))
-        return original(task, values, last)
+    def counted(task: fitting.Task, samples: Samples, last: bool = True) -> Fitted:
+        sizes.append(len(samples.values))
+        return original(task, samples, last)
 
     monkeypatch.setattr(fitting.Task, "fit", counted)
     return sizes
