@@ -1,7 +1,8 @@
 # Two commands matter: `make demo` and `make test`. Both set up what they need in .venv, once.
 PYTHON ?= python3
 BIN := .venv/bin
-BENCHMARKS := error_bars chosen_masks scale methods synthetic spex_peers recorded
+BENCHMARKS := local_backend local_memory endpoint store_kill \
+  error_bars chosen_masks scale methods synthetic spex_peers recorded
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test lint bench bench-quick picture wheel train-demo clean

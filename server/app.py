@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -27,7 +27,7 @@ from server.features.diagnostics import interaction_diagnostics, problem_diagnos
 from server.features.explain import ShownRun
 from server.features.hover import hover
 from server.jobs import Jobs
-from server.planning import make_plan, problems_of
+from server.planning import Plan, make_plan, problems_of
 from server.prompts import parse
 from server.settings import Settings, check_request, read_settings, workspace_model
 from server.text import Encoding, Text
@@ -102,6 +102,13 @@ class SpexServer(LanguageServer):
             self.documents[uri] = replace(self.documents[uri], explained=explained)
             self.publish(uri)
 
+    def restore(self, uri: str, explained: Explained) -> None:
+        """Take over an explanation of an earlier session, unless things have moved on."""
+        document = self.documents.get(uri)
+        same = document is not None and document.text.text == explained.plan.document.text
+        if same and document is not None and document.explained is None:
+            self.show(uri, explained)
+
     def touch(self, uri: str) -> None:
         """The client is at this document now."""
         if uri in self.documents:
@@ -175,6 +182,10 @@ def _documents(server: SpexServer) -> None:
         ls.documents[item.uri] = Document(item.uri, item.version, Text(item.text))
         ls.touch(item.uri)
         ls.publish(item.uri)
+        ls.jobs.recall(
+            lambda: _plan(ls, item.uri) if item.uri in ls.documents else None,
+            lambda found: ls.restore(item.uri, found),
+        )
 
     @server.feature(types.TEXT_DOCUMENT_DID_CHANGE)
     def changed(ls: SpexServer, params: types.DidChangeTextDocumentParams) -> None:
@@ -210,10 +221,7 @@ def _commands(server: SpexServer) -> None:
         options = _options(arguments)
         document = _document(ls, options.pop("uri", None))
         try:
-            said = check_request(options)
-            plan = make_plan(document.text.text, document.path, ls.settings, said)
-            model = workspace_model(plan.request.model, ls.root)
-            plan = replace(plan, request=replace(plan.request, model=model))
+            plan = _plan(ls, document.uri, check_request(options))
         except wire.InputError as error:
             raise JsonRpcInvalidParams(message=str(error)) from None
         job = ls.jobs.start(document.uri, plan, ShownRun(ls, document.uri, document.name))
@@ -244,6 +252,21 @@ def _commands(server: SpexServer) -> None:
             "explained": [uri for uri, document in ls.documents.items() if document.explained],
             "model": ls.settings.model,
         }
+
+
+def _plan(ls: SpexServer, uri: str, said: Mapping[str, Any] | None = None) -> Plan:
+    """What a run of an open document asks; the answer that was explained before stays the target.
+
+    InputError as of `make_plan`.
+    """
+    document = ls.documents[uri]
+    plan = make_plan(document.text.text, document.path, ls.settings, said)
+    request = replace(plan.request, model=workspace_model(plan.request.model, ls.root))
+    before = None if document.explained is None else document.explained.result
+    if before is not None and before.target.own and before.model == request.model:
+        question = replace(request.question, pinned=before.target.text)
+        request = replace(request, question=question)
+    return replace(plan, request=request)
 
 
 def _options(arguments: tuple[Any, ...]) -> dict[str, Any]:

@@ -67,6 +67,21 @@ class Explained:
             return None
         return f"The fit explains little of the answer (R² {r2:.2f}): do not rely on it"
 
+    def answer(self, limit: int = 60) -> str:
+        """The answer that is explained, and what was asked of it: “Paris” rather than “Rome”.
+
+        ``limit``: characters of each text.
+        """
+        question = self.plan.request.question
+        said = quote(self.result.target.text, limit)
+        if question.contrast is not None:
+            return f"{said} rather than {quote(question.contrast, limit)}"
+        if question.choices:
+            return f"{said} among {len(question.choices)} choices"
+        if question.span is not None:
+            return f"{quote(question.span, limit)} of {said}"
+        return said
+
     @property
     def nothing(self) -> str:
         """What to say where there is no notable interaction, and why."""

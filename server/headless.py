@@ -1,4 +1,4 @@
-"""Explaining a file without an editor: what ``spex explain`` and ``spex doctor`` do.
+"""Explaining a file without an editor: what ``spex explain`` and the other commands do.
 
 The same planning and the same worker as the language server's. Its own part is reading the file,
 choosing the output, and turning failures into exit codes.
@@ -8,82 +8,80 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import io
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from server import terminal
+from server.console import DONE, INTERRUPTED, ended, fail, say, standard_output
 from server.explained import Explained, printable
 from server.planning import Plan, make_plan, problems_of
 from server.prompts import parse
 from server.result_json import result_json
-from server.settings import REQUEST_KEYS, Settings
+from server.settings import ACCESS, REQUEST_KEYS, Settings, check
+from server.spending import in_words, may_cost, needs_consent
 from server.text import Text
-from server.worker_client import WorkerClient, WorkerError
+from server.worker_client import WorkerClient
 from spex_engine import wire
 
-DONE, USAGE, MODEL, INTERRUPTED = 0, 2, 3, 130
 MAX_BYTES = 2_000_000
-READY_WITH = "pip install 'spex-lsp[local]'"
 
 
 def explain_file(options: argparse.Namespace) -> int:
     """The exit code of ``spex explain``."""
-    try:
-        plan = _plan(options)
-        if options.output is not None:
-            _check_writable(Path(options.output))
-        explained = asyncio.run(_explain(plan, options.file))
-        _write(explained, options)
-    except wire.InputError as error:
-        return _fail(USAGE, str(error))
-    except WorkerError as error:
-        return _fail(USAGE if error.code == wire.BAD_INPUT else MODEL, str(error))
-    except KeyboardInterrupt:
-        return _fail(INTERRUPTED, "interrupted")
+    return ended(lambda: _explain_file(options))
+
+
+def estimate_file(options: argparse.Namespace) -> int:
+    """The exit code of ``spex estimate``."""
+    return ended(lambda: _estimate_file(options))
+
+
+def _explain_file(options: argparse.Namespace) -> int:
+    plan = _plan(options)
+    if options.output is not None:
+        _check_writable(Path(options.output), Path(options.file))
+    if may_cost(plan.request) and not options.yes:
+        estimate = _estimate(plan)
+        if needs_consent(estimate) and not _consent(estimate):
+            return fail(INTERRUPTED, "nothing was asked of the model")
+    _write(asyncio.run(_explain(plan, options.file)), options)
     return DONE
 
 
-def doctor() -> int:
-    """What is installed, and whether the worker starts and the embedded model answers."""
-    try:
-        hello, demo = asyncio.run(_examine())
-        local = all(hello.packages[name] for name in ("torch", "transformers"))
-        with _standard_output() as out:
-            print(f"interpreter  {sys.executable} (Python {hello.python})", file=out)
-            print(f"engine       {hello.engine}, worker protocol {hello.protocol}", file=out)
-            for name, version in hello.packages.items():
-                print(f"{name:<12} {version or 'not installed'}", file=out)
-            print(f"models       demo: {demo or 'ready'}", file=out)
-            print(f"             hf: {'ready' if local else READY_WITH}", file=out)
-    except wire.InputError as error:
-        return _fail(USAGE, str(error))
-    except WorkerError as error:
-        return _fail(MODEL, str(error))
-    except KeyboardInterrupt:
-        return _fail(INTERRUPTED, "interrupted")
-    return DONE if demo is None else _fail(MODEL, f"The embedded model does not work: {demo}")
+def _estimate_file(options: argparse.Namespace) -> int:
+    estimate = _estimate(_plan(options))
+    with standard_output() as out:
+        if options.format == "json":
+            print(json.dumps(wire.to_json(estimate), indent=2), file=out)
+            return DONE
+        print(printable(in_words(estimate)), file=out)
+        for note in estimate.notes:
+            print(f"note: {printable(note)}", file=out)
+    return DONE
 
 
-async def _examine() -> tuple[wire.Handshake, str | None]:
-    """What the worker is, and why the embedded model fails; None: it has explained a prompt."""
-    worker = _worker("demo")
-    settings = Settings(target="Paris", segments="line", budget=4)
-    plan = make_plan("Anna lives in Paris.\nWhere does Anna live?", None, settings)
+async def ask_worker(model: str, method: str, params: Any, kind: type[wire.T]) -> wire.T:
+    """One question to a worker of its own."""
+    worker = worker_for(model)
     try:
-        hello = await worker.hello()
-        try:
-            await worker.explain(plan.request, lambda _: None)
-        except WorkerError as error:
-            return hello, str(error)
-        return hello, None
+        return await worker.ask(method, params, kind)
     finally:
         await worker.close()
+
+
+def said_by(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that flags gave, checked."""
+    given = {key: getattr(options, key, None) for key in (*REQUEST_KEYS, *ACCESS)}
+    said = {key: check(key, value) for key, value in given.items() if value is not None}
+    for scheme in ("hf:", "encoder:", "ray+hf:"):
+        name = str(said.get("model", "")).removeprefix(scheme)
+        if name != said.get("model", "") and Path(name).is_dir():  # the worker runs elsewhere
+            said["model"] = f"{scheme}{Path(name).resolve()}"
+    return said
 
 
 def _plan(options: argparse.Namespace) -> Plan:
@@ -94,13 +92,8 @@ def _plan(options: argparse.Namespace) -> Plan:
     problems = document.problems if has_model else problems_of(document, path.resolve())
     for problem in problems:  # first of all: they may be why it fails
         line = Text(text).line_of(problem.start) + 1
-        _say(f"{path}:{line}: {problem.severity}: {problem.message}")
-    said = {key: getattr(options, key) for key in REQUEST_KEYS if getattr(options, key) is not None}
-    if str(said.get("model", "")).startswith("hf:"):
-        folder = Path(said["model"].removeprefix("hf:"))
-        if folder.is_dir():  # the worker runs in another folder
-            said["model"] = f"hf:{folder.resolve()}"
-    return make_plan(text, path.resolve(), Settings(), said)
+        say(f"{path}:{line}: {problem.severity}: {problem.message}")
+    return make_plan(text, path.resolve(), Settings(), said_by(options))
 
 
 def _read(path: Path) -> str:
@@ -118,22 +111,29 @@ def _read(path: Path) -> str:
         raise wire.InputError(f"{path}:{line}: this is not UTF-8: save it as UTF-8.") from None
 
 
-def _check_writable(path: Path) -> None:
+def _estimate(plan: Plan) -> wire.Estimate:
+    request = wire.to_json(plan.request)
+    return asyncio.run(ask_worker(plan.request.model, wire.ESTIMATE, request, wire.Estimate))
+
+
+def _check_writable(path: Path, prompt: Path) -> None:
     """Before anything is spent on a result that could not be kept."""
+    if path.exists() and path.samefile(prompt):
+        raise wire.InputError(f"{path} is the prompt itself: write the result elsewhere.")
     if path.is_dir():
         raise wire.InputError(f"{path} cannot be written: Is a directory.")
     if not path.parent.is_dir():
         raise wire.InputError(f"{path} cannot be written: {path.parent} is no folder.")
 
 
-def _worker(model: str) -> WorkerClient:
+def worker_for(model: str) -> WorkerClient:
     # The embedded model's matrices are too small to share: threads would wait for each other.
     threads = 1 if model == "demo" else os.cpu_count() or 1
     return WorkerClient(threads=threads, background=False)
 
 
 async def _explain(plan: Plan, name: str) -> Explained:
-    worker = _worker(plan.request.model)
+    worker = worker_for(plan.request.model)
     try:
         with terminal.progress_bar(f"Explaining {Path(name).name}") as on_progress:
             result = await worker.explain(plan.request, on_progress)
@@ -142,14 +142,29 @@ async def _explain(plan: Plan, name: str) -> Explained:
     return Explained(plan, result)
 
 
+def _consent(estimate: wire.Estimate) -> bool:
+    """Whether the person at the terminal agrees to what a run will take."""
+    said = in_words(estimate)
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise wire.InputError(f"{said} Nobody can be asked here: add --yes to agree to that.")
+    say(said)
+    for note in estimate.notes:
+        say(f"note: {note}")
+    print("Go on? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def _write(explained: Explained, options: argparse.Namespace) -> None:
     if options.output is None:
-        with _standard_output() as out:
+        with standard_output() as out:
             _render(explained, options, out)
         return
+    # in memory first, so that an earlier result is not lost to one that cannot be shown
+    content = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
+    _render(explained, options, content)
+    content.flush()
     try:
-        with open(options.output, "w", encoding="utf-8", errors="backslashreplace") as out:
-            _render(explained, options, out)
+        Path(options.output).write_bytes(content.buffer.getvalue())
     except OSError as error:
         raise wire.InputError(f"{options.output} cannot be written: {error.strerror}.") from None
 
@@ -165,29 +180,3 @@ def _render(explained: Explained, options: argparse.Namespace, out: TextIO) -> N
     except UnicodeEncodeError:  # JSON has its own way to write what the output cannot
         text = json.dumps(result, indent=2)
     out.write(text + "\n")
-
-
-@contextlib.contextmanager
-def _standard_output() -> Iterator[TextIO]:
-    """Standard output, whatever its encoding, also where the reader leaves early (``| head``)."""
-    out = sys.stdout
-    if isinstance(out, io.TextIOWrapper):
-        out.reconfigure(errors="backslashreplace")
-    try:
-        yield out
-        out.flush()
-    except OSError as error:
-        # what is still in the buffer must not fail a second time when Python ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
-        if not isinstance(error, BrokenPipeError):
-            raise wire.InputError(f"Standard output cannot be written: {error.strerror}.") from None
-
-
-def _fail(code: int, message: str) -> int:
-    _say(f"spex: {message}")
-    return code
-
-
-def _say(message: str) -> None:
-    """On standard error; the message may quote a file, which must not drive the terminal."""
-    print(printable(message), file=sys.stderr)

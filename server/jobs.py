@@ -15,6 +15,7 @@ from typing import Protocol
 
 from server.explained import Explained
 from server.planning import Plan
+from server.spending import may_cost, needs_consent, origins
 from server.worker_client import WorkerClient, WorkerError
 from spex_engine import wire
 
@@ -28,6 +29,8 @@ class Listener(Protocol):
     """
 
     async def started(self, cancel: Callable[[], None]) -> None: ...
+    async def consents(self, estimate: wire.Estimate) -> bool: ...
+    async def key(self, origin: str) -> str | None: ...
     def progress(self, progress: wire.Progress) -> None: ...
     def done(self, explained: Explained) -> None: ...
     def failed(self, error: WorkerError) -> None: ...
@@ -49,6 +52,7 @@ class Jobs:
         self.worker = worker
         self._by_uri: dict[str, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()  # a task nobody holds may be collected
+        self._recalls: set[asyncio.Task[None]] = set()
         self._ids = itertools.count(1)
 
     def start(self, uri: str, plan: Plan, listener: Listener) -> Job:
@@ -60,6 +64,15 @@ class Jobs:
         self._tasks.add(job.task)
         job.task.add_done_callback(self._tasks.discard)
         return job
+
+    def recall(self, plan: Callable[[], Plan | None], found: Callable[[Explained], None]) -> None:
+        """In the background, what an earlier session found out about the same request.
+
+        ``plan``: None where it is no longer wanted.
+        """
+        task = asyncio.get_running_loop().create_task(self._recall(plan, found))
+        self._recalls.add(task)
+        task.add_done_callback(self._recalls.discard)
 
     def running(self) -> list[Job]:
         return list(self._by_uri.values())
@@ -76,6 +89,8 @@ class Jobs:
         """Cancels all runs and ends the worker."""
         for uri in list(self._by_uri):
             self.cancel(uri)
+        for task in self._recalls:
+            task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self.worker.close()
@@ -83,6 +98,9 @@ class Jobs:
     async def _run(self, job: Job, listener: Listener) -> None:
         try:
             await listener.started(lambda: self._cancel_job(job))
+            if not await self._may_ask(job.plan.request, listener):
+                listener.cancelled()
+                return
             result = await self.worker.explain(job.plan.request, listener.progress)
             listener.done(Explained(job.plan, result))
         except asyncio.CancelledError:
@@ -98,6 +116,29 @@ class Jobs:
         finally:
             if self._by_uri.get(job.uri) is job:
                 del self._by_uri[job.uri]
+
+    async def _recall(
+        self, make_plan: Callable[[], Plan | None], found: Callable[[Explained], None]
+    ) -> None:
+        try:
+            plan = make_plan()
+            if plan is None or not plan.request.access.store:
+                return
+            result = await self.worker.recall(plan.request)
+        except (wire.InputError, WorkerError) as error:  # nobody asked: nobody need be told
+            logger.info("nothing recalled: %s", error)
+            return
+        if result is not None:
+            found(Explained(plan, result))
+
+    async def _may_ask(self, request: wire.ExplainRequest, listener: Listener) -> bool:
+        """Hands over the keys for an endpoint, and asks a person before it is paid for."""
+        if not may_cost(request):
+            return True
+        for origin in origins(request.access):
+            await self.worker.hand_over(origin, await listener.key(origin))
+        estimate = await self.worker.ask(wire.ESTIMATE, wire.to_json(request), wire.Estimate)
+        return not needs_consent(estimate) or await listener.consents(estimate)
 
     def _cancel_job(self, job: Job) -> None:
         if self._by_uri.get(job.uri) is job:

@@ -13,7 +13,7 @@ from typing import Any
 
 from server.prompts import Problem, PromptDocument, parse, segment_kind
 from server.segments import Segmentation, segment, to_prompt
-from server.settings import Settings, allowed_model, merge
+from server.settings import Settings, allowed_model, merge, replaced
 from spex_engine.wire import ExplainRequest, InputError
 
 
@@ -56,14 +56,18 @@ def make_plan(
     wishes = document.settings
     if "model" in said:  # then the file's own wish is not even looked at
         wishes = dataclasses.replace(wishes, model=None)
-    settings = dataclasses.replace(merge(settings, wishes, folder), **said)
+    settings = replaced(merge(settings, wishes, folder), said)
     kind = segment_kind(settings.segments)
     assert kind is not None, "settings were checked"
     segmentation = segment(document, kind, settings.budget)
+    access = settings.access
+    if not settings.model.startswith("openai:") and "baseUrls" not in said:
+        access = dataclasses.replace(access, base_urls=())  # set for other files than this one
     request = ExplainRequest(
         prompt=to_prompt(document, segmentation.segments),
         model=settings.model,
-        target=settings.target,
+        question=settings.question,
+        access=access,
         method=settings.method,
         index=settings.index,
         order=settings.order,

@@ -13,12 +13,12 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from server.prompts import MAX_BUDGET, PromptSettings, segment_kind
-from spex_engine.wire import InputError
+from spex_engine.wire import Access, InputError, Question
 
 logger = logging.getLogger(__name__)
 
@@ -27,16 +27,47 @@ INDICES = (
     *("Moebius", "CoMoebius", "SV", "BV", "SII", "k-SII"),
     *("BII", "STII", "FSII", "FBII", "Fourier"),
 )
-NUMBERS = {"budget": (2, MAX_BUDGET), "order": (1, 1000), "seed": (0, 2**32 - 1)}  # from, to
+VALUES = ("auto", "mean", "sum", "logit", "probability", "margin", "similarity")
+NUMBERS = {  # from, to
+    "budget": (2, MAX_BUDGET),
+    "order": (1, 1000),
+    "seed": (0, 2**32 - 1),
+    "concurrency": (1, 1024),
+    "maxCalls": (1, 10**9),
+    "maxTokens": (1, 10**12),
+    "repeats": (1, 100),
+}
+AMOUNTS = ("maxCost", "inputPrice", "outputPrice")
+LISTS = ("contrast", "choices", "baseUrls")
+FLAGS = ("store", "keepAnswers")
+# settings that say how a model may be asked, and their names in the engine
+ACCESS = {
+    "baseUrls": "base_urls",
+    "apiVersion": "api_version",
+    "concurrency": "concurrency",
+    "maxCalls": "max_calls",
+    "maxTokens": "max_tokens",
+    "maxCost": "max_cost",
+    "inputPrice": "input_price",
+    "outputPrice": "output_price",
+    "repeats": "repeats",
+    "store": "store",
+    "keepAnswers": "keep_answers",
+}
 _HUB_NAME = re.compile(r"hf:[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The section ``spex`` of the client's settings; the fields are its keys."""
+    """The section ``spex`` of the client's settings; the fields are its keys, but for ``access``,
+    whose fields are (``ACCESS``)."""
 
     model: str = "demo"
     target: str | None = None  # None: the model's own answer
+    contrast: tuple[str, ...] | None = None  # two answers: the first against the second
+    choices: tuple[str, ...] = ()  # all answers there are
+    span: str | None = None  # the part of the answer that counts
+    value: str = "auto"
     segments: str = "auto"
     budget: int = 1024  # model calls
     method: str = "auto"
@@ -44,11 +75,25 @@ class Settings:
     order: int = 3
     seed: int = 0
     interpreter: str = sys.executable  # of the worker
+    access: Access = field(default_factory=Access)
+
+    @property
+    def question(self) -> Question:
+        """InputError where target and contrast say different things."""
+        if self.contrast is None:
+            return Question(self.target, None, self.choices, self.span, self.value)
+        if self.target not in (None, self.contrast[0]) or self.choices:
+            raise InputError(
+                "contrast: names both answers itself; leave out target and choices beside it."
+            )
+        target, other = self.contrast
+        return Question(target, other, (), self.span, self.value)
 
 
 DEFAULTS = Settings()
-KEYS = tuple(field.name for field in dataclasses.fields(Settings))
-REQUEST_KEYS = tuple(key for key in KEYS if key != "interpreter")  # what one run may say
+_OWN = tuple(f.name for f in dataclasses.fields(Settings) if f.name != "access")
+KEYS = (*_OWN, *ACCESS)
+REQUEST_KEYS = tuple(key for key in _OWN if key != "interpreter")  # what one run may say
 
 
 def read_settings(section: object, over: Settings = DEFAULTS) -> tuple[Settings, tuple[str, ...]]:
@@ -71,7 +116,23 @@ def read_settings(section: object, over: Settings = DEFAULTS) -> tuple[Settings,
                 good[key] = check(key, value)
             except InputError as error:
                 problems.append(f"spex.{error}")
-    return dataclasses.replace(over, **good), tuple(problems)
+    return replaced(over, good), tuple(problems)
+
+
+def replaced(settings: Settings, said: Mapping[str, Any]) -> Settings:
+    """``settings`` with the checked values of ``said`` by their keys.
+
+    Who says a target says it against a contrast that lies below, and the other way round.
+    """
+    own = {key: value for key, value in said.items() if key not in ACCESS}
+    if own.get("target") is not None:
+        own = {"contrast": None, **own}
+    elif own.get("contrast") is not None:
+        own = {"target": None, "choices": (), **own}
+    access = {ACCESS[key]: value for key, value in said.items() if key in ACCESS}
+    return dataclasses.replace(
+        settings, **own, access=dataclasses.replace(settings.access, **access)
+    )
 
 
 def check_request(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,7 +150,17 @@ def _unknown(keys: tuple[str, ...]) -> str:
 def check(key: str, value: Any) -> Any:
     """``value`` if it fits the setting ``key``; InputError says what was expected."""
     if value is None:
-        return getattr(DEFAULTS, key)
+        return getattr(DEFAULTS.access, ACCESS[key]) if key in ACCESS else getattr(DEFAULTS, key)
+    if key in FLAGS:
+        if not isinstance(value, bool):
+            raise InputError(f"{key}: expected true or false, got {value!r}")
+        return value
+    if key in AMOUNTS:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e12:
+            raise InputError(f"{key}: expected a number from 0, got {value!r}")
+        return float(value)
+    if key in LISTS:
+        return _texts(key, value)
     if key in NUMBERS:
         least, most = NUMBERS[key]
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
@@ -104,10 +175,20 @@ def check(key: str, value: Any) -> Any:
         if kind is None:
             raise InputError(f"segments: expected auto, sentence, line or word, got {value!r}")
         return kind
-    for name, choices in (("method", METHODS), ("index", INDICES)):
+    for name, choices in (("method", METHODS), ("index", INDICES), ("value", VALUES)):
         if key == name and value not in choices:
             raise InputError(f"{key}: expected one of {', '.join(choices)}, got {value!r}")
     return value
+
+
+def _texts(key: str, value: Any) -> tuple[str, ...]:
+    """A list of texts; a single text is a list of one."""
+    texts = [value] if isinstance(value, str) else value
+    fits = isinstance(texts, list | tuple) and all(isinstance(t, str) and t.strip() for t in texts)
+    if not fits or (key == "contrast" and len(texts) != 2):
+        wanted = "two answers" if key == "contrast" else "a list of texts"
+        raise InputError(f"{key}: expected {wanted}, got {value!r}")
+    return tuple(texts)
 
 
 def allowed_model(wish: str, folder: Path | None) -> str:
@@ -159,4 +240,4 @@ def merge(settings: Settings, front_matter: PromptSettings, folder: Path | None)
     if front_matter.model is not None:
         with contextlib.suppress(InputError):
             wishes["model"] = allowed_model(front_matter.model, folder)
-    return dataclasses.replace(settings, **wishes)
+    return replaced(settings, wishes)

@@ -80,7 +80,7 @@ def _head(explained: Explained, file: str) -> Rich:
     head = Rich()
     head.append(printable(file), style="bold")
     head.append(f"  on {printable(result.model)} says ")
-    head.append(f"“{printable(result.target.text)}”", style="bold")
+    head.append(explained.answer(MAX_WIDTH), style="bold")
     head.append(f"  ({signed(result.target.value)} {result.unit})")
     if explained.doubt is not None:
         head.append(f"\n{explained.doubt}.", style="bold")
@@ -164,6 +164,8 @@ def _foot(explained: Explained) -> Rich:
     foot.append(f"R² {r2}", style="bold")
     foot.append(f" ({result.faithfulness.how}), method {result.method}, tier {result.tier}\n")
     foot.append(f"{calls.computed:,} model calls", style="bold")
+    if calls.cached:
+        foot.append(f", {calls.cached:,} known from before")
     failed = f", {calls.failed:,} failed" if calls.failed else ""
     foot.append(f"{failed}, {result.input_tokens:,} input tokens, {result.seconds:.1f} s\n")
     foot.append(

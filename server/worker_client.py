@@ -77,6 +77,7 @@ class WorkerClient:
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._progress: dict[int, Callable[[wire.Progress], None]] = {}
+        self._secrets: dict[str, str | None] = {}  # by origin
         self._last_words: collections.deque[str] = collections.deque(maxlen=20)
 
     @property
@@ -116,6 +117,36 @@ class WorkerClient:
                 continue
             return _read_as(wire.ExplainResult, answer)
 
+    async def ask(self, method: str, params: Any, kind: type[wire.T]) -> wire.T:
+        """The answer to one of wire's messages that need no progress; raises WorkerError."""
+        answer = await self._plain(method, params)
+        return _read_as(kind, answer)
+
+    async def recall(self, request: wire.ExplainRequest) -> wire.ExplainResult | None:
+        """What an earlier run of the same request found, if that was kept; raises WorkerError."""
+        answer = await self._plain(wire.RECALL, wire.to_json(request))
+        return None if answer is None else _read_as(wire.ExplainResult, answer)
+
+    async def hand_over(self, origin: str, key: str | None) -> None:
+        """The key for the addresses of ``origin``, None: there is none; kept in memory alone.
+
+        A worker that takes the place of another gets it too.
+        """
+        if self._secrets.get(origin) != key:
+            self._secrets[origin] = key
+            await self._plain(wire.SECRET, {"origin": origin, "key": key})
+
+    async def _plain(self, method: str, params: Any) -> Any:
+        while True:
+            await self._start()
+            id_, answer = self._ask(method, params)
+            try:
+                return await asyncio.shield(answer)
+            except _KilledError:
+                continue
+            finally:
+                self._waiting.pop(id_, None)
+
     async def hello(self) -> wire.Handshake:
         """Starts the worker where none runs, and says what it is."""
         await self._start()
@@ -147,6 +178,8 @@ class WorkerClient:
                 self.handshake = _read_as(
                     wire.Handshake, await asyncio.wait_for(answer, START_SECONDS)
                 )
+                for origin, key in self._secrets.items():
+                    self._ask(wire.SECRET, {"origin": origin, "key": key})
             except TimeoutError:
                 await self.close()
                 raise WorkerError(

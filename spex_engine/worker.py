@@ -7,6 +7,8 @@ descriptor 1 is set aside before any library can print. It must not know files o
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -14,12 +16,16 @@ import platform
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any
 
 from spex_engine import __version__, wire
 
-PACKAGES = ("numpy", "scipy", "tokenizers", "safetensors", "torch", "transformers", "openai")
+PACKAGES = (
+    *("numpy", "scipy", "lightgbm", "tokenizers", "safetensors"),
+    *("torch", "transformers", "openai", "tiktoken", "ray"),
+)
 
 
 class Worker:
@@ -30,12 +36,21 @@ class Worker:
         self.sink = sink
         self.writing = threading.Lock()
         self.jobs = ThreadPoolExecutor(max_workers=1)
+        self.asides = ThreadPoolExecutor(max_workers=1)  # what need not wait for a run
         self.runs: dict[int, Future[None]] = {}  # those not answered yet
         self.cancelled: set[int] = set()
-        self.backends: dict[str, Any] = {}
+        self.models: dict[str, Any] = {}
+        self.loading = threading.Lock()
+        self.secrets: dict[str, str] = {}  # keys by origin; they leave this process for it alone
 
     def serve(self) -> None:
         """Until shutdown, or the end of ``source``."""
+        asides: dict[str, Callable[[Any], Any]] = {
+            wire.RECALL: self._recall,
+            wire.ESTIMATE: self._estimate,
+            wire.EXAMINE: self._examine,
+            wire.CACHE: self._cache,
+        }
         for line in self.source:
             try:
                 method, params, id_ = _read_message(line)
@@ -51,6 +66,11 @@ class Worker:
                 self._answer(id_, lambda params=params: handshake(params))
             elif method == wire.EXPLAIN:
                 self._start(id_, params)
+            elif method == wire.SECRET:
+                self._answer(id_, lambda params=params: self._keep_secret(params))
+            elif method in asides:
+                call = asides[method]
+                self.asides.submit(self._answer, id_, lambda call=call, params=params: call(params))
             elif method == wire.SHUTDOWN:
                 self._answer(id_, lambda: None)
                 return
@@ -98,24 +118,85 @@ class Worker:
 
     def _explain(self, id_: int, params: Any) -> wire.ExplainResult:
         from spex_engine.explain_prompt import explain_prompt
+        from spex_engine.recall import keep
 
         def on_progress(done: int, total: int, text: str) -> None:
             progress = wire.Progress(id_, done, total, text)
             self._send({"method": wire.PROGRESS, "params": wire.to_json(progress)})
 
         request = wire.from_json(wire.ExplainRequest, params)
-        return explain_prompt(
-            request, on_progress, lambda: id_ in self.cancelled, self._open_backend
-        )
+        store, notes = _open_store(request.access)
+        try:
+            result = explain_prompt(
+                request, on_progress, lambda: id_ in self.cancelled, self._open_model, store
+            )
+            notes += keep(store, request, result)
+        finally:
+            if store is not None:
+                store.close()
+        return dataclasses.replace(result, notes=(*notes, *result.notes))
 
-    def _open_backend(self, uri: str) -> Any:
+    def _open_model(self, request: wire.ExplainRequest) -> Any:
         """The model of the last run stays loaded; only one does."""
-        from spex_engine.backends import open_backend
+        from spex_engine.backends import open_model, stays_loaded
 
-        if uri not in self.backends:
-            self.backends.clear()
-            self.backends[uri] = open_backend(uri)
-        return self.backends[uri]
+        uri = request.model
+        with self.loading:
+            if uri in self.models:
+                return self.models[uri]
+            model = open_model(uri, request.access, self.secrets)
+            if stays_loaded(uri):
+                self.models = {uri: model}
+            return model
+
+    def _recall(self, params: Any) -> wire.ExplainResult | None:
+        from spex_engine.recall import recall
+
+        request = wire.from_json(wire.ExplainRequest, params)
+        store, _ = _open_store(request.access)
+        if store is None:
+            return None
+        with contextlib.closing(store):
+            return recall(store, request)
+
+    def _estimate(self, params: Any) -> wire.Estimate:
+        from spex_engine.estimate import estimate
+
+        return estimate(wire.from_json(wire.ExplainRequest, params), self._open_model)
+
+    def _examine(self, params: Any) -> wire.ModelReport:
+        request = wire.from_json(wire.ExplainRequest, params)
+        scorer = self._open_model(request).open(request.prompt, request.question, lambda: False)
+        return wire.ModelReport(request.model, scorer.tier, scorer.notes)
+
+    def _cache(self, params: Any) -> wire.CacheStats:
+        from spex_engine.store import Store, StoreError
+
+        try:
+            with contextlib.closing(Store()) as store:
+                if params.get("action") == "clear":
+                    store.clear()
+                found = store.stats()
+                return wire.CacheStats(
+                    path=found.path,
+                    evaluations=found.evaluations,
+                    with_answers=found.with_answers,
+                    explanations=found.explanations,
+                    size=found.on_disk,
+                    limit=found.limit,
+                    oldest=found.oldest,
+                    notes=store.notes,
+                )
+        except StoreError as error:
+            raise wire.ModelError(str(error)) from error
+
+    def _keep_secret(self, params: Any) -> None:
+        origin, key = params.get("origin"), params.get("key")
+        if not isinstance(origin, str) or not isinstance(key, str | None):
+            raise wire.InputError("secret: expected an origin, text, and a key, text or null")
+        self.secrets.pop(origin, None)
+        if key is not None:
+            self.secrets[origin] = key
 
     def _fail(self, id_: int | None, code: int, message: str) -> None:
         self._send({"id": id_, "error": {"code": code, "message": message}})
@@ -125,6 +206,19 @@ class Worker:
         with self.writing:
             self.sink.write(line + "\n")
             self.sink.flush()
+
+
+def _open_store(access: wire.Access) -> tuple[Any, tuple[str, ...]]:
+    """The evaluation store, and what to say of it; None where it is not wanted or not to be had."""
+    if not access.store:
+        return None, ()
+    from spex_engine.store import Store, StoreError
+
+    try:
+        store = Store()
+    except StoreError as error:
+        return None, (f"evaluations are not kept: {error}",)
+    return store, ()  # it says the rest itself
 
 
 def _read_message(line: str) -> tuple[str, dict[str, Any], int | None]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from lsprotocol import types
 
-from server.explained import Explained
+from server.explained import Explained, printable
+from server.spending import in_words
 from server.worker_client import WorkerError
 from spex_engine import wire
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SECRET = "spex/secret"  # our own request to a client that keeps keys: {"origin"} -> {"key"} or null
 PROGRESS_SECONDS = 2.0  # that a client may take to agree to a progress bar: no run waits longer
 
 
@@ -49,6 +51,37 @@ class ShownRun:
                 title=f"Explain {self.name}", cancellable=True, percentage=0
             ),
         )
+
+    async def consents(self, estimate: wire.Estimate) -> bool:
+        """Whether the person agrees to what the run will take; silence is no."""
+        go_on = types.MessageActionItem("Explain")
+        notes = [f"Note: {note}." for note in estimate.notes]
+        asked = self.server.window_show_message_request_async(
+            types.ShowMessageRequestParams(
+                types.MessageType.Warning,
+                printable(" ".join([f"Explain {self.name}?", in_words(estimate), *notes])),
+                [go_on, types.MessageActionItem("Cancel")],
+            )
+        )
+        try:  # shielded: pygls cannot take an answer to a request that was given up
+            answer = await asyncio.shield(asyncio.ensure_future(asked))
+        except Exception as error:  # a client without such messages: then nothing is spent
+            logger.info("the client cannot ask: %r", error)
+            return False
+        return answer is not None and answer.title == go_on.title
+
+    async def key(self, origin: str) -> str | None:
+        """The key that the client keeps for ``origin``; None where it has none or keeps none."""
+        if not self.server.takes.secrets:
+            return None
+        asked = self.server.protocol.send_request_async(SECRET, {"origin": origin})
+        try:
+            answer = await asyncio.shield(asyncio.ensure_future(asked))
+        except Exception as error:
+            logger.info("the client hands over no key: %s", type(error).__name__)
+            return None
+        key = answer.get("key") if isinstance(answer, dict) else getattr(answer, "key", None)
+        return key if isinstance(key, str) and key else None
 
     def progress(self, progress: wire.Progress) -> None:
         if self.token is None:

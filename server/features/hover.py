@@ -64,7 +64,7 @@ def _lines(
     value = bold(verbatim(plus_minus(effect.effect, effect.stderr)))
     lines.append(
         f"{value} {verbatim(result.unit)}: on average keeping this {_verb(effect.effect)} the "
-        f"answer {verbatim(quote(result.target.text))}."
+        f"answer {verbatim(explained.answer())}."
     )
     if effect.removal is not None:
         removal = bold(verbatim(signed(effect.removal)))
@@ -86,10 +86,14 @@ def _lines(
     elif len(partners) > MAX_PARTNERS:
         lines.append(f"and {len(partners) - MAX_PARTNERS} more")
     faithfulness = result.faithfulness
-    sure = f"{faithfulness.how}, {result.evaluations.computed:,} model calls, {result.model}"
+    calls = f"{result.evaluations.computed:,} model calls"
+    if result.evaluations.cached:
+        calls += f" and {result.evaluations.cached:,} known from before"
+    sure = f"{faithfulness.how}, {calls}, {result.model}"
     if faithfulness.r2 is not None:
         sure = f"R² {faithfulness.r2:.2f} ({sure})"
     lines.append(verbatim(printable(f"How sure: {sure}, {result.method}, tier {result.tier}")))
+    lines += [verbatim(printable(f"Note: {note}")) for note in explained.notes]
     return lines
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import bars
 import bench
+import model_bars
 from bench import Row
 from recorded import compared
 
@@ -153,6 +154,52 @@ def methods(rows: list[Row]) -> str:
     return _markdown(["game", "calls", *names], lines)
 
 
+def endpoint(rows: list[Row]) -> str:
+    """Medians of the runs, ours and the peer's, and the worst of what may not happen at all."""
+    lines = []
+    for cap, faults, who in _distinct(rows, "cap", "faults", "who"):
+        of = _where(rows, cap=cap, faults=faults, who=who)
+        shown = [f"{_median(of, 'seconds'):.2f}", f"{_median(of, 'share'):.3f}"]
+        counts = [sum(row[key] for row in of) for key in ("refused", "lost", "again")]
+        lines.append([cap, f"{100 * faults:.0f}%", who, len(of), *shown, *counts])
+    lines.sort(key=lambda line: (line[1], line[0]))
+    figures = ("runs", "seconds", "share of the ideal", "refused", "lost", "asked again")
+    return _markdown(["in flight at most", "faults", "who", *figures], lines)
+
+
+def local_backend(rows: list[Row]) -> str:
+    figures = (
+        "ours, /s",
+        "ContextCite's way, /s",
+        "ratio",
+        "tokens a mask (of)",
+        "forwarded",
+        "apart",
+    )
+    return _markdown(
+        ["masks", "threads", *figures],
+        [
+            [
+                row["case"], row["threads"], f"{row['ours']:.1f}", f"{row['peer']:.1f}",
+                f"{row['ratio']:.2f}x", f"{row['tokens']:.0f} ({row['whole']:.0f})",
+                f"{100 * row['forwarded']:.0f}%", f"{row['apart']:.0e}",
+            ]
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
+def local_memory(rows: list[Row]) -> str:
+    keys = ("vocabulary", "masks", "model_mib", "loaded_mib", "peak_mib", "beyond_mib")
+    figures = ("vocabulary", "masks", "model", "before", "most", "most less the model")
+    return _markdown(figures, [[round(row[key]) for key in keys] for row in rows])
+
+
+def store_kill(rows: list[Row]) -> str:
+    keys = list(rows[0])
+    return _markdown(keys, [[row[key] for key in keys] for row in rows])
+
+
 TABLES: dict[str, dict[str, Table]] = {  # of each results file
     "spex_peers": {"spex-peers": spex_peers},
     "recorded": {
@@ -171,6 +218,10 @@ TABLES: dict[str, dict[str, Table]] = {  # of each results file
     "chosen_masks": {"chosen-masks": chosen_masks},
     "scale": {"scale": scale},
     "methods": {"methods": methods},
+    "local_backend": {"local-backend": local_backend},
+    "local_memory": {"local-memory": local_memory},
+    "endpoint": {"endpoint": endpoint},
+    "store_kill": {"store-kill": store_kill},
 }
 
 
@@ -182,12 +233,13 @@ def tables(results: dict[str, list[Row]]) -> dict[str, str]:
         if results.get(name)
         for marker, table in of.items()
     }
-    judged = [
-        [bar.what, bar.demanded, bar.measured, "yes" if bar.met else "**no**"]
-        for bar in bars.judge(results)
-    ]
-    if judged:
-        found["bars"] = _markdown(["what", "bar", "measured", "met"], judged)
+    for marker, judge in (("bars", bars.judge), ("model-bars", model_bars.judge)):
+        judged = [
+            [bar.what, bar.demanded, bar.measured, "yes" if bar.met else "**no**"]
+            for bar in judge(results)
+        ]
+        if judged:
+            found[marker] = _markdown(["what", "bar", "measured", "met"], judged)
     return found
 
 

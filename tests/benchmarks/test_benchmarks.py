@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 SPEX_ALONE = (
     "spex_peers", "synthetic", "error_bars", "scale", "recorded", "chosen_masks", "methods",
 )  # fmt: skip
+MODELS = ("local_backend", "local_memory", "endpoint", "store_kill")
 
 
 @pytest.fixture(autouse=True)
@@ -47,19 +48,30 @@ def run(name: str, path: Path) -> list[dict]:
         module.run(rows, module.tiny(), False)
     elif name == "scale":
         module.run(rows, module.TINY)
+    elif name == "endpoint":
+        module.run(rows, module.Plan(calls=24, latency=0.01, allowed=4, runs=1))
+    elif name == "store_kill":
+        for row in module.measure(2, 100, 0.001, 0, path):
+            rows.add(row)
+    elif name in MODELS:
+        module.run(rows, module.TINY)
     else:
         module.run(rows, module.TINY, False)
     return bench.read(rows.path)
 
 
 def test_every_benchmark_runs_and_is_reported(tmp_path: Path) -> None:
-    results = {name: run(name, tmp_path) for name in SPEX_ALONE}
+    results = {name: run(name, tmp_path) for name in (*SPEX_ALONE, *MODELS)}
     assert all(results.values())
     scores = [row["r2"] for rows in results.values() for row in rows if row.get("r2") is not None]
     assert max(scores) > 0.99
     report = load("report")
     found = report.tables(results)
-    assert set(found) == {"bars", *(marker for of in report.TABLES.values() for marker in of)}
+    assert set(found) == {
+        "bars",
+        "model-bars",
+        *(marker for of in report.TABLES.values() for marker in of),
+    }
     for table in found.values():
         lines = table.splitlines()
         assert len(lines) > 2, table

@@ -20,6 +20,8 @@ import spex_engine
 from server.planning import make_plan
 from server.settings import Settings
 from spex_engine import wire
+from spex_engine.backends import open_model
+from spex_engine.backends.base import Model
 from spex_engine.backends.demo import notes
 from spex_engine.explain_prompt import explain_prompt
 from spex_engine.wire import (
@@ -29,6 +31,7 @@ from spex_engine.wire import (
     Message,
     Piece,
     Prompt,
+    Question,
     SegmentInteraction,
 )
 
@@ -39,8 +42,12 @@ N = 100
 CLEAR = 1.0  # nats: e times likelier
 
 
+def opened(request: ExplainRequest) -> Model:
+    return open_model(request.model, request.access, {})
+
+
 def explain(request: ExplainRequest) -> ExplainResult:
-    return explain_prompt(request, lambda *_: None, lambda: False)
+    return explain_prompt(request, lambda *_: None, lambda: False, opened)
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def explained(kind: str, n_sentences: int, target: str | None = None) -> list[Ca
         prompt = Prompt((Message("user", tuple(pieces)),), n_sentences)
         facts = [s.says[2] for s in note.sentences if s.says[0] == "lives"]
         said = facts[0] if target == "fact" else target
-        cases.append(Case(note, explain(ExplainRequest(prompt, target=said))))
+        cases.append(Case(note, explain(ExplainRequest(prompt, question=Question(said)))))
     return cases
 
 
@@ -305,19 +312,19 @@ def test_a_second_architecture_answers_for_itself(qwen: Path) -> None:
     [
         ({"method": "exact", "budget": 63}, r"2\^6 calls, and the budget is 63"),
         ({"target": "\n "}, "The target is empty"),
-        ({"model": "openai:gpt"}, "not in this version"),
+        ({"contrast": ("Rome", "Rome ")}, "contrasted with itself"),
     ],
 )
 def test_unfit_requests_are_refused_before_anything_is_asked(changes, said: str) -> None:
     request = make_plan(EXAMPLE.read_text(encoding="utf-8"), EXAMPLE, Settings(), changes).request
     asked: list[int] = []
     with pytest.raises(InputError, match=said):
-        explain_prompt(request, lambda done, *_: asked.append(done), lambda: False)
+        explain_prompt(request, lambda done, *_: asked.append(done), lambda: False, opened)
     assert not any(asked)
 
 
 def test_a_target_that_is_no_text_can_still_be_explained() -> None:
     """A lone surrogate is what a terminal makes of a broken byte; no tokenizer takes it."""
     request = make_plan(EXAMPLE.read_text(encoding="utf-8"), EXAMPLE, Settings()).request
-    result = explain(replace(request, target="Par\udcffis"))
+    result = explain(replace(request, question=Question("Par\udcffis")))
     assert result.evaluations.failed == 0

@@ -106,7 +106,7 @@ def test_a_missing_package_is_named_with_what_to_do(monkeypatch):
 def test_a_cancel_reaches_the_run_and_those_that_wait(monkeypatch):
     begun, cancelled = threading.Event(), threading.Event()
 
-    def run(request: Any, on_progress: Any, should_stop: Any, open_model: Any) -> Any:
+    def run(request: Any, on_progress: Any, should_stop: Any, *_: Any) -> Any:
         begun.set()
         assert cancelled.wait(SECONDS)
         assert should_stop()

@@ -21,6 +21,7 @@ from pytest_lsp import LanguageClient
 REPO = Path(__file__).parents[2]
 SECONDS = 60.0  # nothing here takes so long; a machine may be busy
 SERVER = (sys.executable, "-P", "-m", "server", "--stdio")
+AS_IF_NEW = {"store": False}  # options: nothing is known from before, and nothing is kept
 T = TypeVar("T")
 
 EVERYTHING = types.ClientCapabilities(
@@ -200,7 +201,7 @@ async def editors(environment: dict[str, str]) -> AsyncIterator[StartEditor]:
             editor.hello = await client.initialize_session(
                 types.InitializeParams(
                     capabilities,
-                    initialization_options=options,
+                    initialization_options=AS_IF_NEW if options is None else options,
                     root_uri=root.as_uri() if root else None,
                 )
             )
@@ -217,9 +218,10 @@ async def editors(environment: dict[str, str]) -> AsyncIterator[StartEditor]:
 
 
 @pytest.fixture(scope="session")
-def environment() -> dict[str, str]:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """For processes that are to run this checkout's code, wherever they are started."""
     bare = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    bare["SPEX_CACHE_DIR"] = str(tmp_path_factory.mktemp("session_cache"))
     found = subprocess.run(
         [sys.executable, "-P", "-c", "import server; print(server.__file__)"],
         env=bare,

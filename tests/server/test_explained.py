@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from server.explained import plus_minus, printable, quote
 from server.result_json import result_json
+from spex_engine.wire import Question
 from tests.server.results import explained, interaction
 
 TEXT = "Bob works with Anna.\nAnna lives in Paris.\nDavid likes tea.\n"
@@ -182,3 +184,19 @@ def test_a_fit_that_explains_little_is_doubted(r2: float | None, doubted: bool) 
 )
 def test_why_there_is_nothing_to_show(result: dict[str, Any], said: str) -> None:
     assert explained("A a. B b.", **result).nothing.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        (Question(), "“Paris”"),
+        (Question("Paris", "Rome"), "“Paris” rather than “Rome”"),
+        (Question("Paris", choices=("Paris", "Rome", "Oslo")), "“Paris” among 3 choices"),
+        (Question("Paris", span="Par"), "“Par” of “Paris”"),
+    ],
+)
+def test_what_is_asked_of_the_answer_is_said_with_it(question: Question, said: str) -> None:
+    found = explained("Anna. Bob.")
+    request = dataclasses.replace(found.plan.request, question=question)
+    asked = dataclasses.replace(found, plan=dataclasses.replace(found.plan, request=request))
+    assert asked.answer() == said

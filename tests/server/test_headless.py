@@ -144,7 +144,7 @@ def long_prompt(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def example() -> dict[str, Any]:
-    ran = spex("explain", "examples/two-facts.prompt.md", "--format", "json")
+    ran = spex("explain", "examples/two-facts.prompt.md", "--format", "json", "--no-store")
     assert (ran.returncode, ran.stderr) == (0, "")
     result: dict[str, Any] = json.loads(ran.stdout)
     return result
@@ -279,7 +279,7 @@ def test_flags_are_obeyed_and_the_same_seed_gives_the_same_result(tmp_path: Path
     given = [part for flag in flags.items() for part in flag]
 
     def result(seed: int) -> dict[str, Any]:
-        ran = spex("explain", path, *given, "--seed", str(seed), "--format", "json")
+        ran = spex("explain", path, *given, "--seed", str(seed), "--format", "json", "--no-store")
         assert ran.returncode == 0, ran.stderr
         parsed: dict[str, Any] = json.loads(ran.stdout)
         assert parsed.pop("seconds") > 0
@@ -574,8 +574,8 @@ def test_a_prompt_beyond_the_context(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "code", "said"),
     [
-        ("gpt", 2, "No kind of model is called 'gpt'; use demo or hf:NAME_OR_PATH."),
-        ("openai:gpt", 2, "openai: models are not in this version of Spex yet"),
+        ("gpt", 2, "No kind of model is called 'gpt'; use demo, hf:NAME_OR_PATH, openai:NAME"),
+        ("openai:", 2, "openai: names no model; write openai:NAME."),
         ("hf:./empty", 3, "empty"),
     ],
 )
@@ -597,6 +597,13 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_run(
     assert fails(2, prompt, "--output", tmp_path).endswith("cannot be written: Is a directory.")
     lost = tmp_path / "none" / "out.txt"
     assert f"{lost} cannot be written" in fails(2, prompt, "--output", lost)
+
+
+def test_the_prompt_is_not_overwritten_by_its_own_result(prompt: Path) -> None:
+    before = prompt.read_bytes()
+    said = fails(2, prompt, "--output", prompt.parent / "." / prompt.name)
+    assert "is the prompt itself: write the result elsewhere" in said
+    assert prompt.read_bytes() == before
 
 
 def test_problems_in_front_matter_are_said_with_file_and_line(tmp_path: Path) -> None:

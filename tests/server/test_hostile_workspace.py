@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from spex_engine.wire import PROTOCOL_VERSION
+
 SECONDS = 120.0
 TRAPS = (
     *("json.py", "yaml.py", "numpy.py", "asyncio.py", "typing.py", "site.py", "pygls.py"),
@@ -113,5 +115,5 @@ def test_the_worker_takes_nothing_from_a_path_that_means_the_current_folder(
         text=True,
         timeout=SECONDS,
     )
-    assert done.stdout == "1\n", done.stderr
+    assert done.stdout == f"{PROTOCOL_VERSION}\n", done.stderr
     assert sprung() == []

@@ -89,7 +89,7 @@ async def test_a_frozen_worker_is_killed(editor, slow_prompt, example, gone):
 
 
 async def test_cancel_while_the_worker_starts(start_editor, example, deaf_python, gone):
-    editor = await start_editor(options={"interpreter": deaf_python})
+    editor = await start_editor(options={"interpreter": deaf_python, "store": False})
     editor.open(URI, example)
     await editor.command("spex.explain")
     pid = await pid_while_starting(editor)

@@ -10,7 +10,7 @@ from server.planning import make_plan, problems_of
 from server.prompts import parse
 from server.settings import Settings
 from spex_engine import wire
-from spex_engine.wire import ExplainRequest, InputError
+from spex_engine.wire import Access, ExplainRequest, InputError
 
 BODY = "Bob works with Anna.\nAnna lives in Paris.\nDavid likes tea.\n\nQuestion: where?\n"
 FRONT = (
@@ -20,7 +20,7 @@ FRONT = (
 
 def test_the_file_says_and_the_rest_are_settings() -> None:
     request = make_plan(FRONT + BODY, None, Settings(seed=4, order=2)).request
-    assert (request.model, request.target, request.budget) == ("hf:gpt2", "Rome", 200)
+    assert (request.model, request.question.target, request.budget) == ("hf:gpt2", "Rome", 200)
     assert (request.seed, request.order, request.method, request.index) == (4, 2, "auto", "FBII")
 
 
@@ -28,7 +28,7 @@ def test_what_a_command_says_wins_over_the_file() -> None:
     said = {"model": "demo", "target": "Oslo", "budget": 64, "segments": "word"}
     plan = make_plan(FRONT + BODY, None, Settings(), said)
     request = plan.request
-    assert (request.model, request.target, request.budget) == ("demo", "Oslo", 64)
+    assert (request.model, request.question.target, request.budget) == ("demo", "Oslo", 64)
     assert plan.segmentation.kind == "word"
 
 
@@ -99,3 +99,15 @@ def test_problems_of_the_file_do_not_stop_the_plan() -> None:
     plan = make_plan("---\nbudget: many\n---\nBob is here. Anna too.\n", None, Settings())
     assert [problem.code for problem in plan.document.problems] == ["front-matter-value"]
     assert plan.request.budget == 1024
+
+
+def test_addresses_are_for_endpoints_alone() -> None:
+    """They may be set for all files, of which some choose a model on this machine."""
+    settings = Settings(access=Access(("http://127.0.0.1:1/v1",), concurrency=3))
+    local = make_plan("Anna.\nBob.\n", None, settings).request.access
+    assert local == Access(concurrency=3)
+    remote = make_plan("Anna.\nBob.\n", None, settings, {"model": "openai:x"}).request.access
+    assert remote == settings.access
+    # who names one for this run is told that it is of no use
+    said = {"baseUrls": ("http://127.0.0.1:2/v1",)}
+    assert make_plan("Anna.\nBob.\n", None, settings, said).request.access.base_urls

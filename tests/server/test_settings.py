@@ -12,17 +12,20 @@ from server.prompts import PromptSettings
 from server.settings import (
     INDICES,
     METHODS,
+    VALUES,
     Settings,
     allowed_model,
     check,
     check_request,
     merge,
     read_settings,
+    replaced,
     workspace_model,
 )
 from spex_engine.estimators import ESTIMATORS
 from spex_engine.indices import INDICES as ENGINE_INDICES
-from spex_engine.wire import InputError
+from spex_engine.values import VALUES as ENGINE_VALUES
+from spex_engine.wire import Access, InputError, Question
 
 
 def test_the_defaults() -> None:
@@ -50,10 +53,61 @@ def test_good_values_are_taken() -> None:
         "order": 2,
         "seed": 7,
         "interpreter": "/usr/bin/python3",
+        "choices": ["Paris", "Rome"],
+        "span": "Par",
+        "value": "margin",
     }
     settings, problems = read_settings(section)
     assert problems == ()
-    assert dataclasses.asdict(settings) == section | {"segments": "word"}
+    found = dataclasses.asdict(settings)
+    assert found.pop("access") == dataclasses.asdict(Access())
+    expected = {"segments": "word", "choices": ("Paris", "Rome"), "contrast": None}
+    assert found == section | expected
+    assert settings.question == Question("Paris", None, ("Paris", "Rome"), "Par", "margin")
+
+
+def test_how_a_model_may_be_asked() -> None:
+    section = {
+        "baseUrls": "http://127.0.0.1:8000/v1",
+        "apiVersion": "2024-10-21",
+        "concurrency": 8,
+        "maxCalls": 500,
+        "maxTokens": 10_000,
+        "maxCost": 2,
+        "inputPrice": 0.5,
+        "outputPrice": 0.0,
+        "repeats": 5,
+        "store": False,
+        "keepAnswers": False,
+    }
+    settings, problems = read_settings(section)
+    assert problems == ()
+    assert settings.access == Access(
+        ("http://127.0.0.1:8000/v1",),
+        "2024-10-21",
+        8,
+        500,
+        10_000,
+        2.0,
+        0.5,
+        0.0,
+        5,
+        False,
+        False,
+    )
+    assert read_settings({"seed": 1}, settings)[0].access == settings.access
+    assert read_settings({"maxCost": None}, settings)[0].access.max_cost == 2.0
+
+
+def test_a_contrast_names_both_answers() -> None:
+    settings, problems = read_settings({"contrast": ["Paris", "Rome"]})
+    assert (settings.question, problems) == (Question("Paris", "Rome"), ())
+    # who says a target says it against the contrast below, and the other way round
+    assert replaced(settings, {"target": "Oslo"}).question == Question("Oslo")
+    above = replaced(Settings(target="Oslo", choices=("Oslo", "Rome")), {"contrast": ("A", "B")})
+    assert above.question == Question("A", "B")
+    with pytest.raises(InputError, match="names both answers itself"):
+        _ = replaced(Settings(), {"target": "Oslo", "contrast": ("A", "B")}).question
 
 
 def test_null_and_wrong_values_leave_what_lies_below() -> None:
@@ -77,6 +131,13 @@ def test_null_and_wrong_values_leave_what_lies_below() -> None:
         ({"model": ""}, "spex.model: expected text, got ''"),
         ({"model": ["demo"]}, "spex.model: expected text, got ['demo']"),
         ({"target": " \n"}, "spex.target: expected text, got ' \\n'"),
+        ({"contrast": "Rome"}, "spex.contrast: expected two answers, got 'Rome'"),
+        ({"contrast": ["a", " "]}, "spex.contrast: expected two answers, got ['a', ' ']"),
+        ({"choices": [1]}, "spex.choices: expected a list of texts, got [1]"),
+        ({"store": 1}, "spex.store: expected true or false, got 1"),
+        ({"maxCost": -1}, "spex.maxCost: expected a number from 0, got -1"),
+        ({"maxCost": True}, "spex.maxCost: expected a number from 0, got True"),
+        ({"value": "max"}, f"spex.value: expected one of {', '.join(VALUES)}, got 'max'"),
         ({"segments": "page"}, "spex.segments: expected auto, sentence, line or word, got 'page'"),
         ({"method": "best"}, f"spex.method: expected one of {', '.join(METHODS)}, got 'best'"),
         ({"index": "fbii"}, f"spex.index: expected one of {', '.join(INDICES)}, got 'fbii'"),
@@ -91,18 +152,19 @@ def test_a_wrong_value_is_said_and_leaves_the_default(section, said: str) -> Non
 
 def test_an_unknown_key_goes_to_the_log_alone(caplog: pytest.LogCaptureFixture) -> None:
     assert read_settings({"modle": "demo", "seed": 5}) == (Settings(seed=5), ())
-    assert "spex.modle: unknown setting; known are budget, index, " in caplog.text
+    assert "spex.modle: unknown setting; known are apiVersion, baseUrls, " in caplog.text
 
 
 def test_a_run_may_say_all_but_the_interpreter() -> None:
     assert check_request({"budget": 64, "segments": "lines"}) == {"budget": 64, "segments": "line"}
     for key in ("interpreter", "bugdet"):
-        with pytest.raises(InputError, match=f"{key}: unknown setting; known are budget, index"):
+        with pytest.raises(InputError, match=f"{key}: unknown setting; known are budget, choices"):
             check_request({key: "/bin/sh"})
 
 
 def test_only_methods_that_there_are_are_offered() -> None:
     assert set(METHODS) == set(ESTIMATORS)
+    assert VALUES == ENGINE_VALUES
     assert [check("method", method) for method in METHODS] == list(METHODS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from server.planning import make_plan
 from server.settings import Settings
 from server.worker_client import WorkerClient, WorkerError
 from spex_engine import __version__, wire
+from tests.server.endpoint_stub import KEY, PROMPT, chat_stub
 
 SECONDS = 120.0
 
@@ -56,7 +58,12 @@ async def test_progress_comes_before_the_result(worker, example):
         states.append(worker.state)
 
     result = await worker.explain(request(example), on_progress)
-    assert [p.message for p in seen] == ["loading demo", "asking the model", "fitting"]
+    messages = [p.message for p in seen]
+    assert (messages[0], messages[1], messages[-1]) == (
+        *("loading demo", "asking the model"),
+        "fitting",
+    )
+    assert set(messages[1:-1]) == {"asking the model"}
     assert (seen[-1].done, seen[-1].total) == (64, 64)
     assert len({p.id for p in seen}) == 1
     assert set(states) == {"busy"}
@@ -86,7 +93,7 @@ async def test_requests_in_turn_and_at_once_go_to_one_process(worker, example):
     [
         ({"model": "hf:"}, wire.BAD_INPUT, "hf: names no model"),
         ({"model": "magic:x"}, wire.BAD_INPUT, "No kind of model is called 'magic:x'"),
-        ({"model": "openai:x"}, wire.BAD_INPUT, "not in this version"),
+        ({"model": "openai:"}, wire.BAD_INPUT, "openai: names no model; write openai:NAME"),
         ({"method": "exact", "budget": 32}, wire.BAD_INPUT, "32"),
         ({"model": "hf:/nonexistent"}, wire.MODEL_ERROR, "no folder /nonexistent"),
     ],
@@ -157,7 +164,7 @@ async def test_a_worker_that_is_killed_while_idle_does_not_fail_the_next_run(wor
         died = worker.pid
         os.kill(died, signal.SIGKILL)
         await asyncio.sleep(seconds)
-        assert (await worker.explain(request(example), ignore)).evaluations.computed == 64
+        assert (await worker.explain(request(example), ignore)).evaluations.requested == 64
         assert worker.pid != died
 
 
@@ -210,3 +217,44 @@ async def test_another_interpreter_counts_from_the_next_request_on(worker, bare_
     assert hello.packages["numpy"] is None
     with pytest.raises(WorkerError, match="No module named 'numpy'"):
         await worker.explain(request(example), ignore)
+
+
+@pytest.mark.parametrize("moment", [1, 100, 300, 450])
+async def test_what_was_acknowledged_before_a_kill_is_not_paid_for_again(worker, moment):
+    """Progress is told once values are in the store."""
+    notes = " ".join(f"Guest{n} likes tea." for n in range(5))
+    asked = request(f"{notes}\n", segments="word", budget=512, target="tea", method="linear")
+    told = 0
+
+    def kill(progress: wire.Progress) -> None:
+        nonlocal told
+        if progress.done >= moment > told:
+            os.kill(worker.pid, signal.SIGKILL)
+        told = max(told, progress.done)
+
+    with pytest.raises(WorkerError) as caught:
+        await worker.explain(asked, kill)
+    assert caught.value.code == wire.WORKER_DIED
+    assert told >= moment
+    rest = (await worker.explain(asked, ignore)).evaluations
+    assert (rest.computed + rest.cached, rest.failed) == (512, 0)
+    assert rest.cached >= told
+    again = (await worker.explain(asked, ignore)).evaluations
+    assert (again.computed, again.cached) == (0, 512)
+
+
+async def test_a_worker_that_takes_another_s_place_has_its_keys(worker):
+    with chat_stub() as stub:
+        origin = stub.url.removesuffix("/v1")
+        settings = {"model": "openai:tiny", "choices": ("Paris", "Rome"), "segments": "line"}
+        asked = request(PROMPT, **settings)
+        asked = dataclasses.replace(asked, access=wire.Access((stub.url,), store=False))
+        await worker.hand_over(origin, KEY)
+        os.kill(worker.pid, signal.SIGKILL)
+        await worker.explain(asked, ignore)
+        assert {entry.headers.get("authorization") for entry in stub.log} == {f"Bearer {KEY}"}
+        stub.log.clear()
+        await worker.hand_over(origin, None)  # the person has taken it back
+        await worker.explain(asked, ignore)
+        assert stub.log
+        assert all(KEY not in str(entry.headers) for entry in stub.log)
