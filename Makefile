@@ -1,30 +1,35 @@
 # Two commands matter: `make demo` and `make test`. Both set up what they need in .venv, once.
 PYTHON ?= python3
 BIN := .venv/bin
-BENCHMARKS := local_backend local_memory endpoint store_kill \
-  error_bars chosen_masks scale methods synthetic spex_peers recorded
+BENCHMARKS := error_bars chosen_masks scale methods synthetic spex_peers recorded
+MODEL_BENCHMARKS := local_backend local_memory endpoint store_kill
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench bench-quick picture wheel train-demo clean
+.PHONY: demo test lint bench bench-models bench-quick picture wheel train-demo clean
 
 demo: .venv/base  ## explain a real example on the embedded model, without torch
 	$(BIN)/spex explain examples/two-facts.prompt.md
 
 test: .venv/dev lint  ## lint, types and all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/bench  ## the benchmarks behind docs/benchmarks.md, beside the peers; resumes
+bench: bench-models  ## the benchmarks behind docs/benchmarks.md, beside the peers; resumes
 	$(BIN)/python tests/benchmarks/startup.py
 	@set -e; for name in $(BENCHMARKS); do \
 	  echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py $(BENCH); done
 	$(BIN)/python tests/benchmarks/report.py
 
-bench-quick: .venv/bench  ## a part of every benchmark, in about three minutes
+bench-models: .venv/bench  ## those of local models, endpoints and the store: about 12 minutes
+	@set -e; for name in $(MODEL_BENCHMARKS); do \
+	  echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py $(BENCH); done
+	$(BIN)/python tests/benchmarks/report.py
+
+bench-quick: .venv/bench  ## a part of every benchmark of the engine, in about three minutes
 	@set -e; for name in $(BENCHMARKS); do \
 	  echo "== $$name"; $(BIN)/python tests/benchmarks/$$name.py --quick --fresh $(BENCH); done
 	$(BIN)/python tests/benchmarks/report.py --results build/benchmarks/quick --print

@@ -27,6 +27,7 @@ def result_json(explained: Explained, file: str) -> dict[str, Any]:
             "budget": result.budget,
             "segments": explained.plan.segmentation.kind,
             "unit": result.unit,
+            "noise": result.noise,  # standard deviation of a value that is measured again
             "notes": list(explained.notes),  # what was chosen for this run, and why
         },
         "segments": [

@@ -226,7 +226,8 @@ async def test_what_the_only_living_member_cannot_do_is_its_own_failure():
         assert await ask(dispatcher) == "p"
 
 
-async def test_a_silent_member_costs_its_requests_one_wait():
+async def test_a_silent_member_costs_its_requests_one_wait(monkeypatch):
+    monkeypatch.setattr("spex_engine.backends.openai.members.is_here", lambda url: False)
     patience = Patience(first=0.01, first_outage=60.0, first_answer_within=0.2)
     with Stub(latency=600.0) as silent, Stub() as right:
         dispatcher = dispatcher_of(silent, right, patience=patience)

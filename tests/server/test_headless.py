@@ -168,6 +168,7 @@ CONTRACT: dict[str, Any] = {
         "budget": int,
         "segments": str,
         "unit": str,
+        "noise": OPTIONAL,
         "notes": [str],
     },
     "segments": [
@@ -283,6 +284,7 @@ def test_flags_are_obeyed_and_the_same_seed_gives_the_same_result(tmp_path: Path
         assert ran.returncode == 0, ran.stderr
         parsed: dict[str, Any] = json.loads(ran.stdout)
         assert parsed.pop("seconds") > 0
+        assert 0 <= parsed["settings"].pop("noise") < 1e-5  # rounding: who shares a batch
         return parsed
 
     first = result(3)
