@@ -48,6 +48,18 @@ class TokenisedPrompt:
         kept: Ids = self.ids[keep[self.segments]]
         return kept
 
+    def addresses(self, masks: NDArray[np.bool_], *asked: bytes) -> list[bytes]:
+        """32 bytes for each mask, bool (m, n): of its ids and ``asked``, all else that tells."""
+        first = hashlib.blake2b(digest_size=32)
+        for part in asked:
+            first.update(len(part).to_bytes(8, "little") + part)
+        found = []
+        for mask in masks:
+            address = first.copy()
+            address.update(self.masked(mask).astype("<i8").tobytes())
+            found.append(address.digest())
+        return found
+
 
 class CausalModel(Protocol):
     """A causal language model that can score given targets (tier T1)."""
@@ -110,15 +122,8 @@ class CausalScorer:
         self._ids = tuple(ids)
 
     def addresses(self, masks: NDArray[np.bool_]) -> list[bytes]:
-        asked = hashlib.blake2b(b"T1", digest_size=32)
-        for part in (self._model.fingerprint, *(ids.astype("<i8").tobytes() for ids in self._ids)):
-            asked.update(len(part).to_bytes(8, "little") + part)
-        found = []
-        for mask in masks:
-            address = asked.copy()
-            address.update(self._prompt.masked(mask).astype("<i8").tobytes())
-            found.append(address.digest())
-        return found
+        ids = (target.astype("<i8").tobytes() for target in self._ids)
+        return self._prompt.addresses(masks, b"T1", self._model.fingerprint, *ids)
 
     def score(
         self, masks: NDArray[np.bool_], should_stop: ShouldStop

@@ -10,7 +10,6 @@ Importing it loads neither torch nor transformers.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -179,18 +178,8 @@ class EncoderScorer:
         self._anchors = anchors
 
     def addresses(self, masks: NDArray[np.bool_]) -> list[bytes]:
-        asked = hashlib.blake2b(self.scale.encode(), digest_size=32)
-        for part in (
-            self._forward.fingerprint,
-            *(ids.astype("<i8").tobytes() for ids in self._texts),
-        ):
-            asked.update(len(part).to_bytes(8, "little") + part)
-        found = []
-        for mask in masks:
-            address = asked.copy()
-            address.update(self._prompt.masked(mask).astype("<i8").tobytes())
-            found.append(address.digest())
-        return found
+        texts = (ids.astype("<i8").tobytes() for ids in self._texts)
+        return self._prompt.addresses(masks, self.scale.encode(), self._forward.fingerprint, *texts)
 
     def score(
         self, masks: NDArray[np.bool_], should_stop: ShouldStop
