@@ -77,7 +77,9 @@ class ShownRun:
         asked = self.server.protocol.send_request_async(SECRET, {"origin": origin})
         try:
             answer = await asyncio.shield(asyncio.ensure_future(asked))
-        except Exception as error:
+        except (
+            Exception
+        ) as error:  # a refusal; its text may hold anything, so only its kind is told
             logger.info("the client hands over no key: %s", type(error).__name__)
             return None
         key = answer.get("key") if isinstance(answer, dict) else getattr(answer, "key", None)

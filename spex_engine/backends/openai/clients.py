@@ -159,7 +159,7 @@ def make_client(address: Address, answer_within: float) -> Any:
         options["default_query"] = {"api-version": address.api_version}
     try:
         client = make(**options)
-    except Exception as error:
+    except Exception as error:  # httpx's or httpx2's own kind, which cannot be named here
         if type(error).__name__ != "InvalidURL":  # of whichever httpx the SDK brings
             raise
         raise InputError(_UNREADABLE) from None
@@ -234,7 +234,7 @@ def _transport(openai: Any, host: str) -> Any:
         raise ModelError(
             f"{names[0]} is set, but no certificates can be read there. Correct or unset it."
         ) from None
-    except Exception as error:
+    except Exception as error:  # what a proxy that cannot be used raises depends on the proxy
         proxies = {n: os.environ[n] for n in os.environ if n.lower() in _PROXIES and os.environ[n]}
         if not proxies:
             raise
